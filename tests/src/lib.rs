@@ -1,0 +1,34 @@
+//! What the end-to-end tests, the demonstration and the benchmarks stand on: a network lab, real
+//! processes in it, nodes of the hive, real servers and clients, and figures about all of them.
+//!
+//! A test reads like this:
+//!
+//! ```no_run
+//! use hive_tests::{lab::Lab, node::{Node, Options}, services::Sse};
+//!
+//! let Some(lab) = Lab::namespaces("fetches_through_a_tunnel") else { return };
+//! let (home, away) = (lab.host("home"), lab.host("away"));
+//! let options = Options::member("garden:correct horse").admin("admin:battery staple");
+//! let a = Node::start(&home, options.clone().name("a"));
+//! let b = Node::start(&away, options.name("b"));
+//! let identity = b.json(&["id"])["base64"].as_str().unwrap().to_owned();
+//! a.ctl(&["register", "--b64", &identity, "--network", "garden"]).success();
+//! let model = Sse::start(&away);
+//! ```
+//!
+//! Everything here is cleaned up when it is dropped, also by a panic; what a killed test left behind
+//! is removed by the next one. A failure is a panic that says what was expected and shows the logs.
+//! This crate never reaches into a node: it uses the command lines and sockets that a person has.
+
+#![forbid(unsafe_code)]
+pub mod facts;
+pub mod lab;
+pub mod node;
+pub mod notice;
+pub mod payload;
+pub mod process;
+pub mod services;
+pub mod tcp;
+pub mod traffic;
+pub mod usage;
+pub mod wait;
