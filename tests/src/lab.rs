@@ -56,16 +56,11 @@ impl Lab {
     ///
     /// `HIVE_LAB=loopback` asks for loopback in any case.
     pub fn new() -> Lab {
-        match namespaces_impossible() {
-            None => {
-                notice::say("LAB: network namespaces");
-                Lab::build(true)
-            }
-            Some(why) => {
-                notice::say(&format!("LAB: loopback ({why})"));
-                Lab::build(false)
-            }
+        let impossible = namespaces_impossible();
+        if let Some(why) = impossible {
+            notice::say(&format!("LAB: loopback ({why})"));
         }
+        Lab::build(impossible.is_none())
     }
 
     /// A lab of namespaces, for a test that cannot do without; says that `test` is left out where they are impossible.
@@ -78,6 +73,9 @@ impl Lab {
     }
 
     fn build(namespaces: bool) -> Lab {
+        if namespaces {
+            notice::say("LAB: network namespaces");
+        }
         leftovers::sweep_once();
         let id = format!("{PREFIX}{}-{}", process::id(), LABS.fetch_add(1, Relaxed));
         let folder = tempfile::Builder::new().prefix(&format!("{id}-")).tempdir();

@@ -11,9 +11,10 @@
 //! let options = Options::member("garden:correct horse").admin("admin:battery staple");
 //! let a = Node::start(&home, options.clone().name("a"));
 //! let b = Node::start(&away, options.name("b"));
-//! let identity = b.json(&["id"])["base64"].as_str().unwrap().to_owned();
-//! a.ctl(&["register", "--b64", &identity, "--network", "garden"]).success();
+//! a.register(&b, "garden");
+//! a.wait_until_sees(&[&b]);
 //! let model = Sse::start(&away);
+//! a.ctl(&["forward", "--from", "a:8000", "--to", &format!("b:{}", model.port())]).success();
 //! ```
 //!
 //! Everything here is cleaned up when it is dropped, also by a panic; what a killed test left behind

@@ -5,6 +5,7 @@ use crate::{
     lab::Host,
     process::{self, Output, PATIENCE, Process},
     usage::Usage,
+    wait::{wait_for, wait_until},
 };
 use serde_json::Value;
 use std::{
@@ -25,7 +26,7 @@ pub struct Options {
     pub name: String,
     /// `NAME:PASSWORD` of each network to join.
     pub networks: Vec<String>,
-    /// `USER:PASSWORD` or `USER:hash_PHC`; empty: the agent makes up a password.
+    /// `USER:PASSWORD` or `USER:hash_PHC` (then name the password with [`Node::ctl_as`]); empty: the agent makes one up.
     pub admin: String,
     /// Multiaddresses; else the agent's own default, and on a lab of loopback a free TCP port of the host's address.
     pub listen: Vec<String>,
@@ -115,7 +116,7 @@ impl Node {
         assert!(self.process.is_none(), "{} runs already", self.name());
         let mut agent = Process::start(&self.host, self.name(), self.agent_command());
         let socket = self.socket();
-        crate::wait::wait_until("the agent answers on its socket", PATIENCE, || {
+        wait_until("the agent answers on its socket", PATIENCE, || {
             let ended = agent.ended();
             assert!(ended.is_none(), "the agent ended: {ended:?}\n{}", agent.printed());
             UnixStream::connect(&socket).is_ok()
@@ -196,6 +197,49 @@ impl Node {
         let whole = [&["--json"], arguments].concat();
         let printed = self.ctl(&whole).success();
         serde_json::from_str(&printed).unwrap_or_else(|why| panic!("{arguments:?}: {why}\n{printed}"))
+    }
+
+    /// Asks again and again until the JSON document pleases, and returns it; a command that fails is asked again, too.
+    ///
+    /// # Panics
+    /// Once `within` has passed, saying `what` did not happen.
+    pub fn wait_for_json(
+        &self,
+        what: &str,
+        within: Duration,
+        arguments: &[&str],
+        pleases: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let whole = [&["--json"], arguments].concat();
+        let what = format!("{}: {what}", self.name());
+        wait_for(&what, within, || {
+            let output = self.ctl(&whole);
+            let document = serde_json::from_str(&output.stdout).ok()?;
+            (output.status == Some(0) && pleases(&document)).then_some(document)
+        })
+    }
+
+    /// Registers another node here, by its identity, in a network of both.
+    ///
+    /// # Panics
+    /// When the command fails.
+    pub fn register(&self, other: &Node, network: &str) {
+        self.ctl(&["register", "--b64", &other.base64(), "--network", network]).success();
+    }
+
+    /// Waits until this node's table has all these others as online.
+    ///
+    /// # Panics
+    /// Once [`PATIENCE`] has passed.
+    pub fn wait_until_sees(&self, others: &[&Node]) {
+        let ids: Vec<String> = others.iter().map(|other| other.peer_id()).collect();
+        let online = |nodes: &Value, id: &String| {
+            let rows = nodes.as_array().into_iter().flatten();
+            rows.filter(|row| row["online"] == true).any(|row| row["peer_id"] == id.as_str())
+        };
+        self.wait_for_json("all others are online", PATIENCE, &["nodes"], |nodes| {
+            ids.iter().all(|id| online(nodes, id))
+        });
     }
 
     /// The command `hivectl` with these credentials and arguments, for a test that runs it beside others.

@@ -6,13 +6,14 @@ mod log;
 mod run;
 
 pub use run::{Output, run};
+pub use rustix::process::Signal;
 
 use crate::{lab::Host, usage::Usage};
 use log::Log;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
+    process::{Pid, PidfdFlags, kill_process, pidfd_open},
 };
 use std::{
     path::PathBuf,

@@ -2,11 +2,10 @@
 
 use hive_tests::{
     lab::{Host, Lab},
-    process::{self, Process},
+    process::{self, Process, Signal},
     tcp,
     wait::wait_until,
 };
-use rustix::process::Signal;
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
