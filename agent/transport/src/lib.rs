@@ -1,0 +1,24 @@
+//! How hive nodes reach one another: libp2p transports, security and streams on smol.
+//!
+//! This crate owns sockets, name resolution, the TLS and Noise handshakes, the multiplexer, the opening and
+//! accepting of protocol streams, and the limits on connections. It never decides who is a member, stores
+//! anything or speaks a hive protocol: its user admits connections ([`streams::Control::admit`]) and gives
+//! every stream its meaning. No module needs tokio.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | [`upgrade`] | the whole transport and the [`Swarm`](libp2p::Swarm) on smol: start here |
+//! | [`streams`] | opening and accepting streams, member and stranger protocols |
+//! | [`limits`] | how many connections, from whom |
+//! | [`tls`] | the libp2p TLS 1.3 handshake on rustls and ring |
+//! | [`tcp`], [`dns`] | sockets and names |
+#![forbid(unsafe_code)]
+
+pub mod dns;
+pub mod limits;
+pub mod streams;
+pub mod tcp;
+pub mod tls;
+pub mod upgrade;
+
+pub use upgrade::{Options, Security, Upgrades, swarm, swarm_over, transport};

@@ -1,0 +1,113 @@
+//! Opening streams and admitting connections, from any task.
+
+use std::sync::Arc;
+
+use futures::channel::oneshot;
+use libp2p::{PeerId, StreamProtocol, swarm::ConnectionId};
+use smol::{Timer, future::FutureExt};
+
+use super::{Shared, Stream, table::Request};
+
+/// Why no stream was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// There is no connection to that peer, or no longer this one.
+    #[error("not connected")]
+    NotConnected,
+    /// The protocol is for members, and no connection to that peer is admitted.
+    #[error("the connection is not admitted to a network")]
+    NotAdmitted,
+    /// The remote does not accept the protocol from us.
+    #[error("the remote refused the protocol")]
+    Refused,
+    /// The connection ended meanwhile.
+    #[error("the connection closed")]
+    Closed,
+    /// The remote did not answer in time.
+    #[error("the remote did not answer in time")]
+    Timeout,
+}
+
+/// A handle on all connections of the swarm. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Control {
+    shared: Arc<Shared>,
+}
+
+impl Control {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Opens a stream on the best connection to `peer`: direct before relayed, then the oldest; for a protocol
+    /// that is not open to strangers, admitted ones only. A connection that ends meanwhile is replaced by the
+    /// next.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; it never takes longer than [`Limits::open_timeout`](super::Limits::open_timeout).
+    pub async fn open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<(ConnectionId, Stream), OpenError> {
+        self.in_time(async {
+            let candidates = self.shared.table.candidates(peer, self.strangers_too(&protocol))?;
+            for connection in candidates {
+                match self.request(connection, protocol.clone()).await {
+                    Err(OpenError::Closed | OpenError::NotConnected) => {}
+                    outcome => return Ok((connection, outcome?)),
+                }
+            }
+            Err(OpenError::Closed)
+        })
+        .await
+    }
+
+    /// Opens a stream on this very connection.
+    ///
+    /// # Errors
+    /// As [`Control::open`].
+    pub async fn open_on(&self, connection: ConnectionId, protocol: StreamProtocol) -> Result<Stream, OpenError> {
+        self.in_time(self.request(connection, protocol)).await
+    }
+
+    /// Makes the connection a member's: it may use every protocol from now on. False if there is no such
+    /// connection.
+    pub fn admit(&self, connection: ConnectionId) -> bool {
+        self.shared.table.set_admitted(connection, true)
+    }
+
+    /// Makes the connection a stranger's again. Streams that are open stay so: close the connection, or them.
+    /// False if there is no such connection.
+    pub fn expel(&self, connection: ConnectionId) -> bool {
+        self.shared.table.set_admitted(connection, false)
+    }
+
+    /// Whether the connection exists and is a member's.
+    pub fn is_admitted(&self, connection: ConnectionId) -> bool {
+        self.shared.table.is_admitted(connection)
+    }
+
+    /// How many of these connections are members'.
+    pub(crate) fn count_admitted<'a>(&self, connections: impl Iterator<Item = &'a ConnectionId>) -> usize {
+        self.shared.table.count_admitted(connections)
+    }
+
+    async fn request(&self, connection: ConnectionId, protocol: StreamProtocol) -> Result<Stream, OpenError> {
+        let requests = self.shared.table.requests(connection, self.strangers_too(&protocol))?;
+        let (reply, answer) = oneshot::channel();
+        let sent = requests.send(Request { protocol, reply }).await;
+        // Held any longer, this end would keep a closed connection's queue, and the request in it, alive.
+        drop(requests);
+        sent.map_err(|_| OpenError::Closed)?;
+        answer.await.unwrap_or(Err(OpenError::Closed))
+    }
+
+    fn strangers_too(&self, protocol: &StreamProtocol) -> bool {
+        self.shared.protocols.may_open_to_stranger(protocol)
+    }
+
+    async fn in_time<T>(&self, open: impl Future<Output = Result<T, OpenError>>) -> Result<T, OpenError> {
+        let timeout = async {
+            Timer::after(self.shared.limits.open_timeout).await;
+            Err(OpenError::Timeout)
+        };
+        open.or(timeout).await
+    }
+}

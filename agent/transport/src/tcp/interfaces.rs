@@ -1,0 +1,149 @@
+//! The addresses of this machine, as a listener on an unspecified address needs them.
+//!
+//! Follows the kernel's notifications (netlink). Where a sandbox forbids those, it knows the loopback address
+//! and the address that the default route would use, once, at the start.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    task::{Context, Poll},
+};
+
+use if_watch::{IfEvent, smol::IfWatcher};
+
+/// A change of the local addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// The address can be reached from now on.
+    Up(IpAddr),
+    /// The address is gone.
+    Down(IpAddr),
+}
+
+/// The local addresses of one family.
+pub(super) struct Interfaces {
+    family: IpAddr,
+    watcher: Option<IfWatcher>,
+    known: BTreeSet<IpAddr>,
+    changes: VecDeque<Change>,
+}
+
+impl Interfaces {
+    /// Watches the addresses of the family that `unspecified` belongs to.
+    pub(super) fn watch(unspecified: IpAddr) -> Self {
+        let mut interfaces =
+            Self { family: unspecified, watcher: None, known: BTreeSet::new(), changes: VecDeque::new() };
+        match IfWatcher::new() {
+            Ok(watcher) => interfaces.watcher = Some(watcher),
+            Err(error) => interfaces.fall_back(&error),
+        }
+        interfaces
+    }
+
+    /// The next change; pending for ever once the kernel's notifications failed.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Change> {
+        loop {
+            if let Some(change) = self.changes.pop_front() {
+                return Poll::Ready(change);
+            }
+            let Some(watcher) = &mut self.watcher else { return Poll::Pending };
+            match watcher.poll_if_event(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(IfEvent::Up(net))) => self.add(net.addr()),
+                Poll::Ready(Ok(IfEvent::Down(net))) => self.remove(net.addr()),
+                Poll::Ready(Err(error)) => self.fall_back(&error),
+            }
+        }
+    }
+
+    fn add(&mut self, ip: IpAddr) {
+        if ip.is_ipv4() == self.family.is_ipv4() && dialable(ip) && self.known.insert(ip) {
+            self.changes.push_back(Change::Up(ip));
+        }
+    }
+
+    fn remove(&mut self, ip: IpAddr) {
+        if self.known.remove(&ip) {
+            self.changes.push_back(Change::Down(ip));
+        }
+    }
+
+    /// Keeps what is known, or asks the routing table once if nothing is.
+    fn fall_back(&mut self, error: &std::io::Error) {
+        log::warn!("cannot watch network interfaces ({error}): address changes go unnoticed until a restart");
+        self.watcher = None;
+        if self.known.is_empty() {
+            for ip in static_addresses(self.family) {
+                self.add(ip);
+            }
+        }
+    }
+}
+
+/// A link-local IPv6 address means nothing without its interface, which a multiaddress cannot name.
+fn dialable(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !ip.is_unspecified(),
+        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_unicast_link_local(),
+    }
+}
+
+/// Loopback and the source address of the default route. Connecting a UDP socket sends nothing; the targets are
+/// documentation addresses (RFC 5737, RFC 3849).
+fn static_addresses(family: IpAddr) -> Vec<IpAddr> {
+    let (loopback, target) = match family {
+        IpAddr::V4(_) => (Ipv4Addr::LOCALHOST.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
+        IpAddr::V6(_) => (Ipv6Addr::LOCALHOST.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()),
+    };
+    let routed = UdpSocket::bind(SocketAddr::new(family, 0))
+        .and_then(|socket| socket.connect(SocketAddr::new(target, 9)).and_then(|()| socket.local_addr()));
+    std::iter::once(loopback).chain(routed.ok().map(|local| local.ip())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unwatched() -> Interfaces {
+        let family = Ipv4Addr::UNSPECIFIED.into();
+        Interfaces { family, watcher: None, known: BTreeSet::new(), changes: VecDeque::new() }
+    }
+
+    fn next(interfaces: &mut Interfaces) -> Option<Change> {
+        match interfaces.poll(&mut Context::from_waker(futures::task::noop_waker_ref())) {
+            Poll::Ready(change) => Some(change),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn loopback_is_known_even_without_netlink() {
+        let mut interfaces = unwatched();
+        interfaces.fall_back(&std::io::ErrorKind::PermissionDenied.into());
+        assert_eq!(next(&mut interfaces), Some(Change::Up(Ipv4Addr::LOCALHOST.into())));
+    }
+
+    #[test]
+    fn a_failing_watch_keeps_what_was_known() {
+        let mut interfaces = unwatched();
+        let ip = Ipv4Addr::new(192, 0, 2, 7).into();
+        interfaces.add(ip);
+        interfaces.fall_back(&std::io::ErrorKind::BrokenPipe.into());
+        assert_eq!(next(&mut interfaces), Some(Change::Up(ip)));
+        assert_eq!(next(&mut interfaces), None);
+    }
+
+    #[test]
+    fn reports_each_address_once_and_only_its_own_family() {
+        let mut interfaces = unwatched();
+        let ip = Ipv4Addr::new(192, 0, 2, 7).into();
+        interfaces.add(ip);
+        interfaces.add(ip);
+        interfaces.add(Ipv6Addr::LOCALHOST.into());
+        interfaces.remove(ip);
+        interfaces.remove(ip);
+        assert_eq!(next(&mut interfaces), Some(Change::Up(ip)));
+        assert_eq!(next(&mut interfaces), Some(Change::Down(ip)));
+        assert_eq!(next(&mut interfaces), None);
+    }
+}

@@ -1,0 +1,237 @@
+//! The libp2p TLS 1.3 handshake (libp2p specs, `tls/tls.md`) on rustls and ring.
+//!
+//! Owns the certificate that carries this node's identity, the verification of the other end's, and the upgrade
+//! of a byte stream under `/tls/1.0.0`. Connections are mutually authenticated, never resumed, and their keys
+//! are never written anywhere (`SSLKEYLOGFILE` has no effect). It trusts no authority and reads no names: a peer
+//! is the key that signed its certificate.
+
+mod certificate;
+mod der;
+mod verifier;
+
+use std::{io, sync::Arc};
+
+use futures::{AsyncRead, AsyncWrite, future::BoxFuture};
+use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use libp2p::{
+    PeerId,
+    core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo},
+    identity::Keypair,
+};
+use rustls::{
+    CipherSuite, ClientConfig, CommonState, ServerConfig, SupportedCipherSuite, client::Resumption,
+    crypto::CryptoProvider, pki_types::ServerName, server::NoServerSessionStorage, sign::SingleCertAndKey,
+    version::TLS13,
+};
+
+pub use certificate::{Invalid, verify};
+use verifier::Verifier;
+
+/// The protocol's name in multistream-select.
+pub const PROTOCOL: &str = "/tls/1.0.0";
+const ALPN: &[u8] = b"libp2p";
+
+/// Why there is no TLS connection.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// This node's certificate could not be made.
+    #[error("cannot make a TLS certificate for this node: {0}")]
+    Certificate(#[from] certificate::GenerateError),
+    /// rustls refused the configuration.
+    #[error("cannot configure TLS")]
+    Configuration(#[source] rustls::Error),
+    /// The handshake failed; the source says at which end and why.
+    #[error("TLS handshake failed")]
+    Handshake(#[source] io::Error),
+    /// The other end speaks TLS, but not libp2p's.
+    #[error("the other end did not agree on the libp2p application protocol")]
+    NotLibp2p,
+    /// The other end's certificate does not hold; the source is an [`Invalid`].
+    #[error("the other end's certificate is invalid: {0}")]
+    Peer(#[source] Arc<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<Invalid> for Error {
+    fn from(invalid: Invalid) -> Self {
+        Self::Peer(Arc::new(invalid))
+    }
+}
+
+impl Error {
+    /// Digs our own verifier's reason out of what rustls made of it.
+    fn handshake(error: io::Error) -> Self {
+        use rustls::{CertificateError::Other, Error::InvalidCertificate};
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        match cause {
+            Some(InvalidCertificate(Other(reason))) => Self::Peer(reason.0.clone()),
+            _ => Self::Handshake(error),
+        }
+    }
+}
+
+/// Both roles of the handshake for one identity. Cheap to clone.
+#[derive(Clone)]
+pub struct Config {
+    certificate: Arc<SingleCertAndKey>,
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
+}
+
+impl Config {
+    /// A configuration that accepts any peer and reports who it is.
+    ///
+    /// # Errors
+    /// If the system gives no randomness.
+    pub fn new(identity: &Keypair) -> Result<Self, Error> {
+        Self::with_certificate(Arc::new(certificate::generate(identity)?.into()), None)
+    }
+
+    /// The same identity, refusing every peer but `peer` in both roles.
+    ///
+    /// # Errors
+    /// If rustls refuses the configuration.
+    pub fn expecting(&self, peer: PeerId) -> Result<Self, Error> {
+        Self::with_certificate(self.certificate.clone(), Some(peer))
+    }
+
+    fn with_certificate(certificate: Arc<SingleCertAndKey>, expected: Option<PeerId>) -> Result<Self, Error> {
+        let provider = Arc::new(provider());
+        let verifier = Arc::new(Verifier::new(expected, provider.signature_verification_algorithms));
+        Ok(Self {
+            client: Arc::new(client(provider.clone(), verifier.clone(), certificate.clone())?),
+            server: Arc::new(server(provider, verifier, certificate.clone())?),
+            certificate,
+        })
+    }
+
+    /// The rustls configuration for the dialling role, for TLS outside a libp2p swarm.
+    pub fn client(&self) -> Arc<ClientConfig> {
+        self.client.clone()
+    }
+
+    /// The rustls configuration for the listening role, for TLS outside a libp2p swarm.
+    pub fn server(&self) -> Arc<ServerConfig> {
+        self.server.clone()
+    }
+}
+
+/// Whether this CPU computes AES-GCM in hardware; without that ChaCha20-Poly1305 is faster.
+pub fn cpu_has_aes() -> bool {
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull");
+    #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
+    false
+}
+
+/// Who the other end of a finished handshake is.
+///
+/// # Errors
+/// If it did not agree on libp2p, or (never after [`Config`]'s own verification) shows no valid certificate.
+pub fn authenticated(session: &CommonState) -> Result<PeerId, Error> {
+    if session.alpn_protocol() != Some(ALPN) {
+        return Err(Error::NotLibp2p);
+    }
+    let certificates = session.peer_certificates().unwrap_or_default();
+    let leaf = certificates.first().ok_or(Invalid::Chain)?;
+    Ok(certificate::peer_id(leaf)?)
+}
+
+fn client(
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<Verifier>,
+    certificate: Arc<SingleCertAndKey>,
+) -> Result<ClientConfig, Error> {
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .map_err(Error::Configuration)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_client_cert_resolver(certificate);
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_sni = false;
+    Ok(config)
+}
+
+fn server(
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<Verifier>,
+    certificate: Arc<SingleCertAndKey>,
+) -> Result<ServerConfig, Error> {
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .map_err(Error::Configuration)?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(certificate);
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    // With AES at both ends the client's order already says AES; if either end lacks it, ChaCha20 wins.
+    config.ignore_client_order = !cpu_has_aes();
+    Ok(config)
+}
+
+fn provider() -> CryptoProvider {
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider.cipher_suites = cipher_suites(cpu_has_aes());
+    provider
+}
+
+fn cipher_suites(aes: bool) -> Vec<SupportedCipherSuite> {
+    use rustls::crypto::ring::cipher_suite::{
+        TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
+    };
+    let mut suites = vec![TLS13_AES_128_GCM_SHA256, TLS13_CHACHA20_POLY1305_SHA256, TLS13_AES_256_GCM_SHA384];
+    if !aes {
+        suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
+    }
+    suites
+}
+
+impl UpgradeInfo for Config {
+    type Info = &'static str;
+    type InfoIter = std::iter::Once<&'static str>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        std::iter::once(PROTOCOL)
+    }
+}
+
+impl<C> InboundConnectionUpgrade<C> for Config
+where
+    C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    type Output = (PeerId, TlsStream<C>);
+    type Error = Error;
+    type Future = BoxFuture<'static, Result<Self::Output, Error>>;
+
+    fn upgrade_inbound(self, socket: C, _: &'static str) -> Self::Future {
+        Box::pin(async move {
+            let stream = TlsAcceptor::from(self.server).accept(socket).await.map_err(Error::handshake)?;
+            Ok((authenticated(stream.get_ref().1)?, stream.into()))
+        })
+    }
+}
+
+impl<C> OutboundConnectionUpgrade<C> for Config
+where
+    C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    type Output = (PeerId, TlsStream<C>);
+    type Error = Error;
+    type Future = BoxFuture<'static, Result<Self::Output, Error>>;
+
+    fn upgrade_outbound(self, socket: C, _: &'static str) -> Self::Future {
+        Box::pin(async move {
+            // rustls wants a name; with SNI off it is neither sent nor compared.
+            let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
+            let stream = TlsConnector::from(self.client).connect(name, socket).await.map_err(Error::handshake)?;
+            Ok((authenticated(stream.get_ref().1)?, stream.into()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! From a raw transport to a swarm: security, multiplexing and smol.
+//!
+//! Owns the order in which TLS and Noise are offered, the multiplexer's sizes, the time a handshake may take,
+//! and the swarm's settings. It adds no behaviour: closing connections is left to those who know why.
+
+use std::time::Duration;
+
+use futures::{AsyncRead, AsyncWrite, future::BoxFuture, future::Either};
+use futures_rustls::TlsStream;
+use libp2p::{
+    PeerId, Swarm, Transport,
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, upgrade::Version},
+        upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo},
+    },
+    identity::Keypair,
+    noise,
+    swarm::{Config, NetworkBehaviour},
+    yamux,
+};
+
+use crate::{dns, tcp, tls};
+
+/// Inbound streams of one connection that may negotiate at once: a burst of 512, twice.
+const NEGOTIATING_STREAMS: usize = 1024;
+/// Longer than any process lives: the swarm itself never closes a connection for being idle.
+const NO_IDLE_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Which handshakes a node offers and accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Security {
+    /// Both; the cheaper one on this CPU is proposed first.
+    #[default]
+    TlsAndNoise,
+    /// TLS 1.3 alone.
+    Tls,
+    /// Noise alone.
+    Noise,
+}
+
+/// How connections are made.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The handshakes offered.
+    pub security: Security,
+    /// From accepting a connection to its multiplexer; a stranger that says nothing is dropped after this.
+    pub handshake_timeout: Duration,
+    /// From resolving a name to the multiplexer, for connections that we open.
+    pub dial_timeout: Duration,
+    /// Streams of one connection, both directions together. yamux promises 256 KiB of window for each out of a
+    /// total of 1 GiB, so 4,096 is the most.
+    pub max_streams: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            security: Security::default(),
+            handshake_timeout: Duration::from_secs(10),
+            dial_timeout: Duration::from_secs(15),
+            // 2,048 tunnelled streams, and as many again for those ending and for control.
+            max_streams: MAX_STREAMS,
+        }
+    }
+}
+
+const MAX_STREAMS: usize = 4096;
+
+/// Security and multiplexing for one identity, to be put on any raw transport.
+#[derive(Clone)]
+pub struct Upgrades {
+    offer: Offer,
+    yamux: yamux::Config,
+    options: Options,
+}
+
+impl Upgrades {
+    /// Prepares certificates and keys.
+    ///
+    /// # Errors
+    /// If the system gives no randomness, or the identity cannot sign.
+    pub fn new(identity: &Keypair, options: &Options) -> Result<Self, Error> {
+        let mut yamux = yamux::Config::default();
+        yamux.set_max_num_streams(options.max_streams.min(MAX_STREAMS));
+        Ok(Self { offer: Offer::new(identity, options.security)?, yamux, options: options.clone() })
+    }
+
+    /// The upgraded transport. TCP passes through here, and so does a relay client's transport; a transport
+    /// that brings its own security and streams (QUIC) is put beside it with `or_transport`.
+    pub fn apply<T>(&self, raw: T) -> Boxed<(PeerId, StreamMuxerBox)>
+    where
+        T: Transport + Send + Unpin + 'static,
+        T::Output: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        T::Error: Send + Sync + 'static,
+        T::Dial: Send + 'static,
+        T::ListenerUpgrade: Send + 'static,
+    {
+        raw.upgrade(Version::V1Lazy)
+            .authenticate(self.offer.clone())
+            .multiplex(self.yamux.clone())
+            .inbound_timeout(self.options.handshake_timeout)
+            .outbound_timeout(self.options.dial_timeout)
+            .boxed()
+    }
+}
+
+/// Names, TCP, security and multiplexing.
+///
+/// # Errors
+/// See [`Upgrades::new`].
+pub fn transport(identity: &Keypair, options: &Options) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Error> {
+    Ok(Upgrades::new(identity, options)?.apply(dns::Transport::new(tcp::Transport::new())))
+}
+
+/// A swarm over [`transport`], driven by whoever polls it; its connections run on smol's global executor.
+///
+/// # Errors
+/// See [`Upgrades::new`].
+pub fn swarm<B: NetworkBehaviour>(identity: &Keypair, options: &Options, behaviour: B) -> Result<Swarm<B>, Error> {
+    Ok(swarm_over(transport(identity, options)?, identity.public().to_peer_id(), behaviour))
+}
+
+/// A swarm over a transport put together elsewhere, such as [`transport`] beside a relay client's.
+pub fn swarm_over<B: NetworkBehaviour>(
+    transport: Boxed<(PeerId, StreamMuxerBox)>,
+    local: PeerId,
+    behaviour: B,
+) -> Swarm<B> {
+    let config = Config::with_executor(|task| smol::spawn(task).detach())
+        // Saves a round trip per stream. A refusal then shows at the first read: `streams::Stream` names it.
+        .with_substream_upgrade_protocol_override(Version::V1Lazy)
+        .with_max_negotiating_inbound_streams(NEGOTIATING_STREAMS)
+        .with_idle_connection_timeout(NO_IDLE_TIMEOUT);
+    Swarm::new(transport, behaviour, local, config)
+}
+
+/// Why a connection could not be secured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// TLS failed.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    /// Noise failed.
+    #[error("Noise handshake failed")]
+    Noise(#[from] noise::Error),
+}
+
+/// TLS and Noise side by side, under one list of names.
+#[derive(Clone)]
+struct Offer {
+    names: Vec<&'static str>,
+    tls: tls::Config,
+    noise: noise::Config,
+}
+
+const NOISE: &str = "/noise";
+
+impl Offer {
+    fn new(identity: &Keypair, security: Security) -> Result<Self, Error> {
+        let names = match security {
+            Security::TlsAndNoise if tls::cpu_has_aes() => vec![tls::PROTOCOL, NOISE],
+            Security::TlsAndNoise => vec![NOISE, tls::PROTOCOL],
+            Security::Tls => vec![tls::PROTOCOL],
+            Security::Noise => vec![NOISE],
+        };
+        Ok(Self { names, tls: tls::Config::new(identity)?, noise: noise::Config::new(identity)? })
+    }
+}
+
+type Secured<C> = Either<TlsStream<C>, noise::Output<C>>;
+
+impl UpgradeInfo for Offer {
+    type Info = &'static str;
+    type InfoIter = std::vec::IntoIter<&'static str>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        self.names.clone().into_iter()
+    }
+}
+
+impl<C> InboundConnectionUpgrade<C> for Offer
+where
+    C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    type Output = (PeerId, Secured<C>);
+    type Error = Error;
+    type Future = BoxFuture<'static, Result<Self::Output, Error>>;
+
+    fn upgrade_inbound(self, socket: C, name: &'static str) -> Self::Future {
+        Box::pin(async move {
+            if name == tls::PROTOCOL {
+                let (peer, stream) = self.tls.upgrade_inbound(socket, name).await?;
+                return Ok((peer, Either::Left(stream)));
+            }
+            let (peer, stream) = self.noise.upgrade_inbound(socket, name).await?;
+            Ok((peer, Either::Right(stream)))
+        })
+    }
+}
+
+impl<C> OutboundConnectionUpgrade<C> for Offer
+where
+    C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    type Output = (PeerId, Secured<C>);
+    type Error = Error;
+    type Future = BoxFuture<'static, Result<Self::Output, Error>>;
+
+    fn upgrade_outbound(self, socket: C, name: &'static str) -> Self::Future {
+        Box::pin(async move {
+            if name == tls::PROTOCOL {
+                let (peer, stream) = self.tls.upgrade_outbound(socket, name).await?;
+                return Ok((peer, Either::Left(stream)));
+            }
+            let (peer, stream) = self.noise.upgrade_outbound(socket, name).await?;
+            Ok((peer, Either::Right(stream)))
+        })
+    }
+}
