@@ -118,7 +118,7 @@ impl Node {
         let socket = self.socket();
         wait_until("the agent answers on its socket", PATIENCE, || {
             let ended = agent.ended();
-            assert!(ended.is_none(), "the agent ended: {ended:?}\n{}", agent.printed());
+            assert!(ended.is_none(), "the agent ended before it answered: {ended:?}");
             UnixStream::connect(&socket).is_ok()
         });
         self.process = Some(agent);
