@@ -34,8 +34,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`, made by [`Host::command`] of the same host. `name` is for its log. Its standard input is empty,
-    /// unless the command says otherwise with [`Process::start_with_stdin`].
+    /// Starts `command`, made by [`Host::command`] of the same host, with an empty standard input. `name` is for its log.
     pub fn start(host: &Host, name: &str, mut command: Command) -> Process {
         command.stdin(Stdio::null());
         Process::launch(host, name, command)
@@ -87,13 +86,15 @@ impl Process {
         self.child.try_wait().expect("the state of a child")
     }
 
-    /// Waits for its end.
+    /// Waits for its end; then [`Process::printed`] has all that it printed.
     ///
     /// # Panics
     /// When it still runs after [`PATIENCE`].
     pub fn wait(&mut self) -> ExitStatus {
         let ended = wait_for_end(&mut self.child, PATIENCE);
-        ended.unwrap_or_else(|| panic!("{} has not ended", self.name))
+        let ended = ended.unwrap_or_else(|| panic!("{} has not ended", self.name));
+        self.log.settle();
+        ended
     }
 
     /// Sends a signal, as in `process.signal(Signal::STOP)`.
@@ -125,6 +126,7 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
+            self.log.settle();
             let end = self.child.try_wait();
             eprintln!("---- what {} printed ({end:?})\n{}----", self.name, self.log.text());
         }

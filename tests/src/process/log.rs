@@ -6,11 +6,14 @@ use std::{
     path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// More lines than any test prints; the oldest half goes, so a runaway program fills the file only.
 const MOST_LINES: usize = 100_000;
+
+/// How long the rest of a program's output may take to be read.
+const MOMENT: Duration = Duration::from_secs(2);
 
 pub struct Log {
     shared: Arc<Shared>,
@@ -53,6 +56,14 @@ impl Log {
     pub fn text(&self) -> String {
         let state = self.shared.lock();
         state.lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect()
+    }
+
+    /// Waits until all is read that a program, which has ended, has printed. Children of it that live on may hold the
+    /// pipe open, so this ends after a moment in any case.
+    pub fn settle(&self) {
+        let open = |state: &mut State| !state.closed;
+        let settled = self.shared.changed.wait_timeout_while(self.shared.lock(), MOMENT, open);
+        drop(settled.expect("no panic under this lock"));
     }
 
     /// The first line with `part`, once there is one; else why there will be none.
