@@ -6,19 +6,19 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use async_io::Timer;
+use futures::future::{self, BoxFuture, Either};
 use libp2p::{
     Multiaddr,
     core::transport::{DialOpts, ListenerId, TransportError, TransportEvent},
     multiaddr::Protocol,
 };
-use smol::{Timer, future::FutureExt};
 
 /// How many of a name's addresses one dial tries.
 const MAX_ADDRESSES: usize = 8;
@@ -60,8 +60,8 @@ where
 
     fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
         match Target::of(&addr) {
-            None => Ok(lock(&self.inner).dial(addr, opts)?.boxed()),
-            Some(target) => Ok(dial_by_name(self.inner.clone(), target, opts).boxed()),
+            None => Ok(Box::pin(lock(&self.inner).dial(addr, opts)?)),
+            Some(target) => Ok(Box::pin(dial_by_name(self.inner.clone(), target, opts))),
         }
     }
 
@@ -94,7 +94,7 @@ impl Target {
         if self.name.len() > MAX_NAME {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the host name is too long"));
         }
-        let answers = smol::net::resolve((self.name.as_str(), 0)).await;
+        let answers = async_net::resolve((self.name.as_str(), 0)).await;
         let answers = answers.map_err(|error| self.failed(error.kind(), &error))?;
         let addresses = self.select(&answers);
         if addresses.is_empty() {
@@ -139,11 +139,10 @@ async fn attempt<O>(dial: Result<impl Future<Output = io::Result<O>>, TransportE
         TransportError::Other(error) => error,
         unsupported => io::Error::new(io::ErrorKind::Unsupported, unsupported.to_string()),
     })?;
-    let timeout = async {
-        Timer::after(ATTEMPT_TIMEOUT).await;
-        Err(io::ErrorKind::TimedOut.into())
-    };
-    dial.or(timeout).await
+    match future::select(pin!(dial), Timer::after(ATTEMPT_TIMEOUT)).await {
+        Either::Left((outcome, _)) => outcome,
+        Either::Right(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
 }
 
 /// A panic elsewhere leaves the transport usable: its own methods keep it whole.

@@ -1,4 +1,4 @@
-//! How hive nodes reach one another: libp2p transports, security and streams on smol.
+//! How hive nodes reach one another: libp2p transports, security and streams on smol's reactor.
 //!
 //! This crate owns sockets, name resolution, the TLS and Noise handshakes, the multiplexer, the opening and
 //! accepting of protocol streams, and the limits on connections. It never decides who is a member, stores
@@ -7,7 +7,7 @@
 //!
 //! | module | owns |
 //! | --- | --- |
-//! | [`upgrade`] | the whole transport and the [`Swarm`](libp2p::Swarm) on smol: start here |
+//! | [`upgrade`] | the whole transport and the [`Swarm`](libp2p::Swarm): start here |
 //! | [`streams`] | opening and accepting streams, member and stranger protocols |
 //! | [`limits`] | how many connections, from whom |
 //! | [`tls`] | the libp2p TLS 1.3 handshake on rustls and ring |
@@ -21,4 +21,4 @@ pub mod tcp;
 pub mod tls;
 pub mod upgrade;
 
-pub use upgrade::{Options, Security, Upgrades, swarm, swarm_over, transport};
+pub use upgrade::{Error, Options, Security, Upgrades, swarm, swarm_over, transport};

@@ -3,11 +3,14 @@
 
 mod common;
 
-use std::{io::ErrorKind, time::Duration};
+use std::io::ErrorKind;
 
 use common::{MEMBER, Node, Pair, STRANGER, Setup, echo, round_trip, within};
-use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, stream};
-use hive_transport::streams::{Incoming, OpenError};
+use futures::{
+    AsyncReadExt, AsyncWriteExt, StreamExt, future,
+    stream::{self, FuturesUnordered},
+};
+use hive_transport::streams::OpenError;
 use libp2p::{PeerId, StreamProtocol, swarm::SwarmEvent};
 
 /// Opens 1,000 streams, `width` at once, and sends a few bytes through each and back.
@@ -63,40 +66,50 @@ fn a_burst_of_512_waits_for_a_slow_receiver() {
 
 #[test]
 fn beyond_the_bound_a_stream_is_reset_and_the_rest_lives() {
+    const OPENED: usize = 32;
+    // One fits the queue, four are held back.
+    const KEPT: usize = 5;
     smol::block_on(async {
         let mut setup = Setup::default();
         setup.streams.incoming = 0;
-        setup.streams.held_per_connection = 4;
+        setup.streams.held_per_connection = KEPT - 1;
         let mut pair = Pair::admitted(setup).await;
-        let mut opened = Vec::new();
-        for _ in 0..32 {
+        let mut answers = FuturesUnordered::new();
+        for _ in 0..OPENED {
             let (_, mut stream) = pair.a.control.open(pair.b.id, MEMBER).await.unwrap();
-            stream.write_all(b"x").await.unwrap();
-            stream.flush().await.unwrap();
-            opened.push(stream);
+            answers.push(async move {
+                // The reset may come as early as here.
+                drop(stream.write_all(b"x").await);
+                drop(stream.flush().await);
+                matches!(stream.read(&mut [0]).await, Ok(1))
+            });
         }
-        // A reset stream ends; one that waits is silent until it is served.
-        let ends = opened.into_iter().map(|mut stream| async move {
-            let mut byte = [0];
-            matches!(stream.read(&mut byte).await, Ok(1))
-        });
-        let serve = async {
-            let mut served = 0;
-            loop {
-                let next = smol::future::or(async { pair.incoming_b.next().await }, async {
-                    smol::Timer::after(Duration::from_secs(2)).await;
-                    None
-                });
-                let Some(Incoming { mut stream, .. }) = next.await else { return served };
-                stream.write_all(b"y").await.unwrap();
-                stream.close().await.unwrap();
-                served += 1;
-            }
+        for _ in KEPT..OPENED {
+            assert_eq!(within(answers.next()).await, Some(false), "reset, not served");
+        }
+        for _ in 0..KEPT {
+            let mut incoming = within(pair.incoming_b.next()).await.unwrap();
+            incoming.stream.write_all(b"y").await.unwrap();
+            incoming.stream.close().await.unwrap();
+        }
+        while let Some(served) = within(answers.next()).await {
+            assert!(served);
+        }
+    });
+}
+
+#[test]
+fn no_caller_waits_for_a_connection_that_is_gone() {
+    smol::block_on(async {
+        let pair = Pair::admitted(Setup::default()).await;
+        let (control, peer) = (&pair.a.control, pair.b.id);
+        let opens: FuturesUnordered<_> = (0..1000).map(|_| control.open(peer, MEMBER)).collect();
+        let close = async {
+            pair.b.close(pair.at_b).await;
+            pair.a.wait(|event| matches!(event, SwarmEvent::ConnectionClosed { .. }).then_some(())).await;
         };
-        let (served, answered) = within(futures::future::join(serve, futures::future::join_all(ends))).await;
-        let answered = answered.into_iter().filter(|answered| *answered).count();
-        assert_eq!(served, answered);
-        assert!((4..32).contains(&served), "{served}");
+        let (outcomes, ()) = within(future::join(opens.collect::<Vec<_>>(), close)).await;
+        assert!(outcomes.iter().all(|outcome| !matches!(outcome, Err(OpenError::Timeout))));
     });
 }
 
@@ -222,7 +235,7 @@ fn many_megabytes_pass_in_both_directions() {
             reader.read_exact(&mut back).await.unwrap();
             back
         };
-        let ((), back) = within(futures::future::join(send, receive)).await;
+        let ((), back) = within(future::join(send, receive)).await;
         assert!(back == bytes);
     });
 }

@@ -36,7 +36,7 @@ impl Behaviour {
 
     fn handler(&self, connection: ConnectionId, peer: PeerId, remote: &Multiaddr) -> Handler {
         let link = Arc::<Link>::default();
-        let (sender, requests) = smol::channel::bounded(self.shared.limits.requests_per_connection.max(1));
+        let (sender, requests) = async_channel::bounded(self.shared.limits.requests_per_connection.max(1));
         let relayed = remote.iter().any(|part| part == Protocol::P2pCircuit);
         let entry = Entry { peer, relayed, established: false, link: link.clone(), requests: sender };
         self.shared.table.insert(connection, entry);

@@ -1,10 +1,13 @@
 //! Opening streams and admitting connections, from any task.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
-use futures::channel::oneshot;
+use async_io::Timer;
+use futures::{
+    channel::oneshot,
+    future::{self, Either},
+};
 use libp2p::{PeerId, StreamProtocol, swarm::ConnectionId};
-use smol::{Timer, future::FutureExt};
 
 use super::{Shared, Stream, table::Request};
 
@@ -104,10 +107,9 @@ impl Control {
     }
 
     async fn in_time<T>(&self, open: impl Future<Output = Result<T, OpenError>>) -> Result<T, OpenError> {
-        let timeout = async {
-            Timer::after(self.shared.limits.open_timeout).await;
-            Err(OpenError::Timeout)
-        };
-        open.or(timeout).await
+        match future::select(pin!(open), Timer::after(self.shared.limits.open_timeout)).await {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right(_) => Err(OpenError::Timeout),
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use async_channel::Receiver;
 use futures::{
     Stream as _,
     channel::{mpsc, oneshot},
@@ -21,7 +22,6 @@ use libp2p::{
         handler::{ConnectionEvent, DialUpgradeError},
     },
 };
-use smol::channel::Receiver;
 
 use super::{
     Incoming, Shared, Stream,

@@ -8,9 +8,9 @@ use std::{
     },
 };
 
+use async_channel::Sender;
 use futures::{channel::oneshot, task::AtomicWaker};
 use libp2p::{PeerId, StreamProtocol, swarm::ConnectionId};
-use smol::channel::Sender;
 
 use super::{Stream, control::OpenError};
 
@@ -147,7 +147,7 @@ mod tests {
 
     fn add(table: &Table, id: usize, peer: PeerId, relayed: bool) -> ConnectionId {
         let connection = ConnectionId::new_unchecked(id);
-        let (requests, _) = smol::channel::bounded(1);
+        let (requests, _) = async_channel::bounded(1);
         table.insert(connection, Entry { peer, relayed, established: true, link: Arc::default(), requests });
         connection
     }

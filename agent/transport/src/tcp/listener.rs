@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
+use async_io::{Async, Timer};
 use futures::future;
 use libp2p::core::transport::{ListenerId, TransportEvent};
 use rustix::io::Errno;
-use smol::{Async, Timer};
 
 use super::{
     Event, TcpStream,

@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
+use async_io::Async;
 use futures::{AsyncRead, AsyncWrite};
 use rustix::io::Errno;
-use smol::Async;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// A burst of connections that the kernel completes before we accept them.
@@ -31,7 +31,7 @@ impl TcpStream {
     /// Takes over a socket that was accepted.
     pub(super) fn accepted(stream: std::net::TcpStream) -> io::Result<Self> {
         let stream = Self(Async::new(stream)?);
-        stream.keep_watch()?;
+        stream.keep_watch();
         Ok(stream)
     }
 
@@ -45,14 +45,20 @@ impl TcpStream {
         self.0.get_ref().local_addr()
     }
 
-    fn keep_watch(&self) -> io::Result<()> {
+    /// Options that make the connection quick and its death noticed. Without one of them (an emulator may know
+    /// less than Linux) it still works.
+    fn keep_watch(&self) {
         let socket = socket2::SockRef::from(self.0.get_ref());
-        socket.set_tcp_nodelay(true)?;
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
-        socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))?;
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-        Ok(())
+        let outcomes = [
+            socket.set_tcp_nodelay(true),
+            socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES)),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            socket.set_tcp_user_timeout(Some(USER_TIMEOUT)),
+        ];
+        for error in outcomes.into_iter().filter_map(Result::err) {
+            log::debug!("a socket option is not available: {error}");
+        }
     }
 }
 
@@ -89,7 +95,7 @@ async fn establish(source: Option<SocketAddr>, remote: SocketAddr) -> io::Result
     if stream.peer_addr()? == stream.local_addr()? {
         return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "the address is this node's own"));
     }
-    stream.keep_watch()?;
+    stream.keep_watch();
     Ok(stream)
 }
 
