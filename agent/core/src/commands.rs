@@ -1,0 +1,339 @@
+//! What people ask of this node: networks, registrations, bans, its name, proxies, logins. Effects come as outputs.
+
+use std::time::Duration;
+
+use hive_protocol::{
+    DEFAULT_BIND, DEFAULT_HOST, Direction, Identity, NetworkName, NodeId, NodeName, ProxyId, ProxySpec, Remote,
+    SessionInfo,
+    message::{Failure, FailureCode, ProxyRequest},
+    password::{Cost, Secret},
+};
+
+use crate::{Admin, Change, Core, Now, Source, membership};
+
+/// Longest host of an ingress' target: the longest DNS name.
+const MAX_HOST: usize = 253;
+
+fn usage(what: impl Into<String>) -> Failure {
+    Failure::new(FailureCode::Usage, what)
+}
+
+/// Networks.
+impl Core {
+    /// Joins or creates a network.
+    ///
+    /// # Errors
+    ///
+    /// The node is in it already with another password, or in too many networks.
+    pub fn join_network(&mut self, name: &NetworkName, secret: Secret, now: Now) -> Result<(), Failure> {
+        self.advance(now);
+        if self.networks.join(name, secret, &mut self.out)? {
+            self.open_table(name, now);
+            self.issue(name, 0, now);
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Leaves a network: tells its members, then forgets it, its table and its proxies.
+    ///
+    /// # Errors
+    ///
+    /// The node is not in it.
+    pub fn leave_network(&mut self, name: &NetworkName, now: Now) -> Result<(), Failure> {
+        self.advance(now);
+        self.networks.leave(name, &mut self.out)?;
+        if let Some(table) = self.tables.get(name) {
+            let tombstone = Self::tombstone(&self.own, table, name, now);
+            self.push(name, vec![tombstone], None);
+        }
+        self.tables.remove(name);
+        self.gossip_at.remove(name);
+        self.path.forget(name);
+        self.proxies.forget(name, &mut self.out);
+        self.fail_registrations(name);
+        // Connections live on for 10 s at most: the farewell is still on its way.
+        self.connections.forget(name, now.mono);
+        self.routes_changed = true;
+        self.path.review_at(now.mono);
+        self.settle(now);
+        Ok(())
+    }
+
+    fn fail_registrations(&mut self, network: &NetworkName) {
+        for peer in self.registrations.peers(network) {
+            let failed = self.registrations.fail(network, &peer, membership::not_a_member(network));
+            failed.into_iter().for_each(|output| self.out.push(output));
+        }
+    }
+
+    /// Changes a network's password here. Until `grace` is over, members may still use the old one.
+    ///
+    /// # Errors
+    ///
+    /// The node is not in the network, or this is its password already.
+    pub fn rotate(&mut self, name: &NetworkName, secret: Secret, grace: Duration, now: Now) -> Result<(), Failure> {
+        self.advance(now);
+        self.networks.rotate(name, secret, grace, now, &mut self.out)?;
+        self.connections.outdate(name);
+        for conn in self.connections.joined(name) {
+            self.plan_join(conn, name, now);
+        }
+        if grace.is_zero() {
+            self.expel(name, "joined by a password that has ended", now, |_, _| true);
+        }
+        self.path.review_at(now.mono);
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Keeps a node out of a network, or of all of them, or lets it in again.
+    ///
+    /// # Errors
+    ///
+    /// The node is this one, or this node is not in the network.
+    pub fn ban(&mut self, network: Option<&NetworkName>, node: NodeId, banned: bool, now: Now) -> Result<(), Failure> {
+        self.advance(now);
+        if node == self.own.id {
+            return Err(usage("a node cannot keep itself out").hint("`hivectl networks leave` makes it leave"));
+        }
+        let networks = network.map_or_else(|| self.networks.names(), |name| vec![name.clone()]);
+        for name in networks {
+            if self.networks.ban(&name, node, banned, &mut self.out)? {
+                self.apply_ban(&name, node, banned, now);
+            }
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    fn apply_ban(&mut self, network: &NetworkName, node: NodeId, banned: bool, now: Now) {
+        self.path.review_at(now.mono);
+        if !banned {
+            // Its record is with the other members: ask one of them now.
+            self.gossip_at.insert(network.clone(), now.mono);
+            return;
+        }
+        self.drop_record(network, node);
+        self.expel(network, "banned", now, |connection, _| connection.peer == node);
+        let failure = usage(format!("this node is kept out of network {network}"));
+        let failed = self.registrations.fail(network, &node, failure);
+        failed.into_iter().for_each(|output| self.out.push(output));
+    }
+
+    /// Adds a node by its identity: dials it, joins it, learns its name. [`crate::Output::Registered`] follows within
+    /// 20 seconds.
+    ///
+    /// # Errors
+    ///
+    /// This node is not in the network, keeps the other out, or is the other.
+    pub fn register(&mut self, identity: &Identity, network: &NetworkName, now: Now) -> Result<(), Failure> {
+        self.advance(now);
+        let node = identity.node;
+        self.check_peer(&node, network)?;
+        self.registrations.begin(identity.clone(), network.clone(), now.mono)?;
+        let conns: Vec<_> = self.connections.of(&node).map(|(conn, _)| conn).collect();
+        if conns.iter().any(|conn| self.connections.is_joined(*conn, network)) {
+            self.registrations.joined(network, &node, now.mono);
+            self.complete_registration(network, &node);
+        } else if conns.is_empty() {
+            self.path.wish(node, now.mono);
+        }
+        for conn in conns {
+            if !self.connections.is_joined(conn, network) {
+                self.connections.ask(conn, network, now.mono);
+            }
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Gives this node another name.
+    pub fn rename(&mut self, name: NodeName, now: Now) {
+        self.advance(now);
+        if self.own.name != name {
+            self.out.persist(Change::Name(name.clone()));
+            self.own.name = name;
+            self.own.changed(now.mono);
+        }
+        self.settle(now);
+    }
+
+    /// Whether a peer may be dealt with in a network.
+    fn check_peer(&mut self, node: &NodeId, network: &NetworkName) -> Result<(), Failure> {
+        let banned = self.networks.require(network)?.banned.contains(node);
+        if *node == self.own.id {
+            return Err(usage("that is this node itself").hint("name the other node"));
+        }
+        if banned {
+            let hint = format!("let it in again with `hivectl networks unban --node {node}`");
+            return Err(usage(format!("this node keeps {node} out of network {network}")).hint(hint));
+        }
+        Ok(())
+    }
+}
+
+/// Proxies.
+impl Core {
+    /// Adds one side of a tunnel.
+    ///
+    /// # Errors
+    ///
+    /// The peer or network cannot be told, the peer is this node or kept out, a port is 0, the host is no host, another
+    /// proxy does the same, or there are too many.
+    pub fn add_proxy(&mut self, request: &ProxyRequest, now: Now) -> Result<ProxyId, Failure> {
+        self.advance(now);
+        check_ports(request)?;
+        let node = self.resolve(&request.peer, request.network.as_ref())?;
+        let network = match &request.network {
+            Some(network) => network.clone(),
+            None => self.only_network(&node)?,
+        };
+        self.check_peer(&node, &network)?;
+        let spec = proxy_spec(request, Remote { network, node, port: request.peer_port })?;
+        let id = self.proxies.add(spec, &mut self.out)?;
+        self.proxies_changed(now);
+        Ok(id)
+    }
+
+    /// The one network that could be meant for a peer.
+    fn only_network(&self, node: &NodeId) -> Result<NetworkName, Failure> {
+        let all = self.networks.names();
+        let shared: Vec<_> = all.iter().filter(|network| self.is_member(network, node)).collect();
+        match (shared.as_slice(), all.as_slice()) {
+            ([one], _) => Ok((*one).clone()),
+            ([], [one]) => Ok(one.clone()),
+            ([], []) => Err(usage("this node is in no network").hint("`hivectl networks join --name NAME`")),
+            ([], several) => Err(name_the_network(several.iter())),
+            (several, _) => Err(name_the_network(several.iter().copied())),
+        }
+    }
+
+    /// Removes a proxy; its streams end with the next routes.
+    ///
+    /// # Errors
+    ///
+    /// There is none with this number.
+    pub fn remove_proxy(&mut self, id: ProxyId, now: Now) -> Result<(), Failure> {
+        self.advance(now);
+        self.proxies.remove(id, &mut self.out)?;
+        self.proxies_changed(now);
+        Ok(())
+    }
+
+    /// Starts or stops a proxy.
+    ///
+    /// # Errors
+    ///
+    /// There is none with this number.
+    pub fn enable_proxy(&mut self, id: ProxyId, enabled: bool, now: Now) -> Result<(), Failure> {
+        self.advance(now);
+        if self.proxies.enable(id, enabled, &mut self.out)? {
+            self.proxies_changed(now);
+        }
+        Ok(())
+    }
+
+    fn proxies_changed(&mut self, now: Now) {
+        self.routes_changed = true;
+        self.path.review_at(now.mono);
+        self.settle(now);
+    }
+}
+
+/// Attempts, the admin account and its sessions.
+impl Core {
+    /// Counts an attempt to prove a password, as failed until [`Core::succeeded`].
+    ///
+    /// # Errors
+    ///
+    /// How long this source has to wait before it may try.
+    pub fn attempt(&mut self, source: Source, now: Now) -> Result<(), Duration> {
+        self.guard.attempt(source, now.mono)
+    }
+
+    /// The attempt proved the password: it is given back, and the source's earlier failures are forgiven.
+    pub fn succeeded(&mut self, source: Source, now: Now) {
+        self.guard.succeeded(source, now.mono);
+    }
+
+    /// Sets the admin account. Sessions opened with another user or password end.
+    pub fn set_admin(&mut self, admin: Admin) {
+        self.sessions.set_admin(admin, &mut self.out);
+    }
+
+    /// Salt, cost and secret for a login as `user`; made up, but always the same, where there is no such user.
+    #[must_use]
+    pub fn login_secret(&self, user: &str) -> (Vec<u8>, Cost, Secret) {
+        self.sessions.login_secret(user)
+    }
+
+    /// Opens a session for the client with this key; returns how long it lives.
+    pub fn enrol(&mut self, key: [u8; 32], user: &str, now: Now) -> Duration {
+        self.sessions.enrol(key, user, now.wall, &mut self.out)
+    }
+
+    /// The user of the session with this key, if it lives. Counts as use.
+    pub fn session(&mut self, key: &[u8; 32], now: Now) -> Option<String> {
+        self.sessions.used(key, now.wall, &mut self.out)
+    }
+
+    /// The sessions, by key.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<SessionInfo> {
+        self.sessions.list()
+    }
+
+    /// Ends the session with this key, if there is one.
+    pub fn end_session(&mut self, key: &[u8; 32]) {
+        self.sessions.end(key, &mut self.out);
+    }
+
+    /// Ends the session with this [`SessionInfo::id`].
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub fn revoke(&mut self, id: &str) -> Result<(), Failure> {
+        self.sessions.revoke(id, &mut self.out)
+    }
+}
+
+fn check_ports(request: &ProxyRequest) -> Result<(), Failure> {
+    let zero = |which: &str| usage(format!("the {which} port cannot be 0")).hint("give a port from 1 to 65535");
+    match (request.port, request.peer_port) {
+        (0, _) => Err(zero("local")),
+        (_, 0) => Err(zero("peer's")),
+        _ => Ok(()),
+    }
+}
+
+fn name_the_network<'a>(networks: impl Iterator<Item = &'a NetworkName>) -> Failure {
+    let names: Vec<_> = networks.map(NetworkName::as_str).collect();
+    usage(format!("several networks could be meant: {}", names.join(", "))).hint("name one with --network")
+}
+
+fn proxy_spec(request: &ProxyRequest, remote: Remote) -> Result<ProxySpec, Failure> {
+    let host = match (request.direction, &request.host, &request.bind) {
+        (Direction::Egress, Some(_), _) => return Err(usage("a host belongs to an ingress, not to an egress")),
+        (Direction::Ingress, _, Some(_)) => {
+            return Err(usage("a bind address belongs to an egress, not to an ingress"));
+        }
+        (_, host, _) => host.as_deref().unwrap_or(DEFAULT_HOST),
+    };
+    let odd = |c: char| c.is_control() || c.is_whitespace() || c == '/';
+    if host.is_empty() || host.len() > MAX_HOST || host.contains(odd) {
+        return Err(usage(format!("not a host: {host:?}")).hint("give a name or an IP address"));
+    }
+    Ok(ProxySpec {
+        id: 0,
+        direction: request.direction,
+        kind: request.kind,
+        port: request.port,
+        bind: request.bind.map_or(DEFAULT_BIND, |bind| bind.0),
+        host: host.to_owned(),
+        remote,
+        enabled: true,
+        temporary: request.temporary,
+    })
+}

@@ -1,0 +1,276 @@
+//! The connections that are up: whose they are, which networks they have joined, and which joins are due.
+//!
+//! A connection proves a key and nothing else. It belongs to a network once both sides proved the password on it, and
+//! loses that when a right is taken away. This room asks for nothing by itself; it keeps the moments at which others
+//! act.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use hive_protocol::{NetworkName, NodeId, peer::PeerMessage};
+use multiaddr::Multiaddr;
+
+use crate::ConnId;
+
+/// How long a connection may live without belonging to any network.
+pub(crate) const UNJOINED: Duration = Duration::from_secs(10);
+/// Sync messages kept that overtook the news that a connection has joined.
+const EARLY: usize = 4;
+
+/// One connection.
+pub(crate) struct Connection {
+    pub peer: NodeId,
+    pub dialled: bool,
+    pub address: Multiaddr,
+    pub relayed: bool,
+    pub since: Duration,
+    pub rtt: Option<Duration>,
+    /// Networks joined, and whether by the password before a rotation.
+    pub joined: BTreeMap<NetworkName, Proof>,
+    /// Joins to ask for, or asked for.
+    pub asks: BTreeMap<NetworkName, Ask>,
+    /// When to compare tables (again).
+    pub compare_at: BTreeMap<NetworkName, Duration>,
+    /// Messages that no correct peer sends.
+    pub strikes: u32,
+    /// When the shell was last asked to close this one if idle.
+    pub spare_since: Option<Duration>,
+    early: VecDeque<PeerMessage>,
+    held: bool,
+    closing: bool,
+    unjoined_since: Duration,
+}
+
+/// The password by which a network was joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proof {
+    Current,
+    Old,
+}
+
+/// A join this side asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    At(Duration),
+    Running,
+}
+
+impl Connection {
+    pub fn new(peer: NodeId, dialled: bool, address: Multiaddr, relayed: bool, now: Duration) -> Self {
+        Self {
+            peer,
+            dialled,
+            address,
+            relayed,
+            since: now,
+            rtt: None,
+            joined: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            compare_at: BTreeMap::new(),
+            strikes: 0,
+            spare_since: None,
+            early: VecDeque::new(),
+            held: false,
+            closing: false,
+            unjoined_since: now,
+        }
+    }
+
+    pub fn networks(&self) -> BTreeSet<NetworkName> {
+        self.joined.keys().cloned().collect()
+    }
+
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// Keeps a message until the network it speaks of is joined.
+    pub fn keep_early(&mut self, message: PeerMessage) {
+        if self.early.len() < EARLY {
+            self.early.push_back(message);
+        }
+    }
+
+    /// The messages of a network that came before it was joined.
+    pub fn take_early(&mut self, network: &NetworkName) -> Vec<PeerMessage> {
+        let (now, later): (VecDeque<_>, _) = self.early.drain(..).partition(|m| m.network == *network);
+        self.early = later;
+        now.into()
+    }
+
+    fn is_stranger(&self) -> bool {
+        self.joined.is_empty() && !self.held && !self.closing
+    }
+
+    fn close_at(&self) -> Option<Duration> {
+        self.is_stranger().then(|| self.unjoined_since + UNJOINED)
+    }
+
+    fn next(&self) -> Option<Duration> {
+        let asks = self.asks.values().filter_map(|ask| if let Ask::At(at) = ask { Some(*at) } else { None });
+        asks.chain(self.compare_at.values().copied()).chain(self.close_at()).min()
+    }
+}
+
+/// All connections, by id and by peer.
+#[derive(Default)]
+pub(crate) struct Connections {
+    all: BTreeMap<ConnId, Connection>,
+    peers: BTreeMap<NodeId, BTreeSet<ConnId>>,
+}
+
+impl Connections {
+    pub fn insert(&mut self, id: ConnId, connection: Connection) {
+        self.peers.entry(connection.peer).or_default().insert(id);
+        self.all.insert(id, connection);
+    }
+
+    pub fn remove(&mut self, id: ConnId) -> Option<Connection> {
+        let gone = self.all.remove(&id)?;
+        if let Some(ids) = self.peers.get_mut(&gone.peer) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.peers.remove(&gone.peer);
+            }
+        }
+        Some(gone)
+    }
+
+    pub fn get(&self, id: ConnId) -> Option<&Connection> {
+        self.all.get(&id)
+    }
+
+    pub fn get_mut(&mut self, id: ConnId) -> Option<&mut Connection> {
+        self.all.get_mut(&id)
+    }
+
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (ConnId, &Connection)> {
+        self.all.iter().map(|(id, connection)| (*id, connection))
+    }
+
+    pub fn peers(&self) -> impl Iterator<Item = (&NodeId, &BTreeSet<ConnId>)> {
+        self.peers.iter()
+    }
+
+    pub fn of(&self, peer: &NodeId) -> impl Iterator<Item = (ConnId, &Connection)> {
+        let ids = self.peers.get(peer).into_iter().flatten();
+        ids.filter_map(|id| Some((*id, self.all.get(id)?)))
+    }
+
+    pub fn is_connected(&self, peer: &NodeId) -> bool {
+        self.peers.contains_key(peer)
+    }
+
+    pub fn is_joined(&self, id: ConnId, network: &NetworkName) -> bool {
+        self.all.get(&id).is_some_and(|c| c.joined.contains_key(network))
+    }
+
+    /// Connections that have joined a network.
+    pub fn joined(&self, network: &NetworkName) -> Vec<ConnId> {
+        self.iter().filter(|(_, c)| c.joined.contains_key(network)).map(|(id, _)| id).collect()
+    }
+
+    /// The best connection to a peer: direct before relayed, the oldest first.
+    pub fn best(&self, peer: &NodeId) -> Option<(ConnId, &Connection)> {
+        self.of(peer).min_by_key(|(id, c)| (c.joined.is_empty(), c.relayed, c.since, *id))
+    }
+
+    /// Asks for a join at `at`, unless one is running or due earlier.
+    pub fn ask(&mut self, id: ConnId, network: &NetworkName, at: Duration) {
+        let Some(connection) = self.all.get_mut(&id) else { return };
+        let ask = connection.asks.entry(network.clone()).or_insert(Ask::At(at));
+        if let Ask::At(due) = ask {
+            *due = at.min(*due);
+        }
+    }
+
+    /// The joins that are due; they count as running from now on.
+    pub fn due_asks(&mut self, now: Duration) -> Vec<(ConnId, NetworkName)> {
+        let mut due = Vec::new();
+        for (id, connection) in &mut self.all {
+            for (network, ask) in &mut connection.asks {
+                if matches!(ask, Ask::At(at) if *at <= now) {
+                    *ask = Ask::Running;
+                    due.push((*id, network.clone()));
+                }
+            }
+        }
+        due
+    }
+
+    /// The table comparisons that are due.
+    pub fn due_compares(&mut self, now: Duration) -> Vec<(ConnId, NetworkName)> {
+        let mut due = Vec::new();
+        for (id, connection) in &mut self.all {
+            let waiting = std::mem::take(&mut connection.compare_at);
+            let (ready, later) = waiting.into_iter().partition(|(_, at)| *at <= now);
+            connection.compare_at = later;
+            let ready: BTreeMap<NetworkName, Duration> = ready;
+            due.extend(ready.into_keys().map(|network| (*id, network)));
+        }
+        due
+    }
+
+    /// Notes that the shell has been told to close a connection; false if it was told before.
+    pub fn close(&mut self, id: ConnId) -> bool {
+        self.all.get_mut(&id).is_some_and(|c| !std::mem::replace(&mut c.closing, true))
+    }
+
+    /// Connections whose time to join something is over.
+    pub fn overdue(&self, now: Duration) -> Vec<ConnId> {
+        self.iter().filter(|(_, c)| c.close_at().is_some_and(|at| at <= now)).map(|(id, _)| id).collect()
+    }
+
+    /// Keeps a connection that belongs to no network, or lets go of it.
+    pub fn hold(&mut self, id: ConnId, held: bool, now: Duration) {
+        if let Some(connection) = self.all.get_mut(&id) {
+            connection.held = held;
+            connection.unjoined_since = now;
+        }
+    }
+
+    /// Takes a network from the connections for which `which` holds; returns those.
+    pub fn expel(
+        &mut self,
+        network: &NetworkName,
+        now: Duration,
+        which: impl Fn(&Connection, Proof) -> bool,
+    ) -> Vec<ConnId> {
+        let mut expelled = Vec::new();
+        for (id, connection) in &mut self.all {
+            let Some(proof) = connection.joined.get(network).copied() else { continue };
+            if which(connection, proof) {
+                connection.joined.remove(network);
+                connection.compare_at.remove(network);
+                connection.unjoined_since = now;
+                expelled.push(*id);
+            }
+        }
+        expelled
+    }
+
+    /// The password by which connections joined a network is now the one before the last.
+    pub fn outdate(&mut self, network: &NetworkName) {
+        self.all.values_mut().filter_map(|c| c.joined.get_mut(network)).for_each(|proof| *proof = Proof::Old);
+    }
+
+    /// Forgets everything about a network that is left.
+    pub fn forget(&mut self, network: &NetworkName, now: Duration) {
+        self.all.values_mut().for_each(|connection| {
+            connection.asks.remove(network);
+            connection.take_early(network);
+        });
+        self.expel(network, now, |_, _| true);
+    }
+
+    /// The next moment at which something here is due.
+    pub fn next(&self) -> Option<Duration> {
+        self.all.values().filter_map(Connection::next).min()
+    }
+}

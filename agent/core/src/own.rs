@@ -1,0 +1,100 @@
+//! What this node says of itself: name, addresses and version, signed anew for each network when they change.
+
+use std::time::Duration;
+
+use hive_protocol::{NetworkName, NodeId, NodeName, PeerRecord, SignedRecord, record};
+use multiaddr::Multiaddr;
+
+use crate::{Config, Now, outbox::Dice};
+
+/// Changes within this time go out as one record.
+const COALESCE: Duration = Duration::from_millis(200);
+/// How often an unchanged record is made again.
+const REFRESH: Duration = Duration::from_secs(30 * 60);
+/// Bytes that addresses may take in a record; the rest of it needs well under 1 KiB.
+const ADDRESS_BYTES: usize = 2048;
+
+/// This node.
+pub(crate) struct Own {
+    config: Config,
+    pub id: NodeId,
+    pub name: NodeName,
+    pub addresses: Vec<Multiaddr>,
+    issue_at: Option<Duration>,
+    refresh_at: Duration,
+}
+
+impl Own {
+    pub fn new(config: Config, name: NodeName, now: Duration, dice: &mut Dice) -> Self {
+        let id = NodeId::from(&config.key.public());
+        Self { config, id, name, addresses: Vec::new(), issue_at: None, refresh_at: now + dice.jitter(REFRESH) }
+    }
+
+    /// Takes new addresses, best first; those that would not fit into a record are left out. True if they differ.
+    pub fn set_addresses(&mut self, addresses: Vec<Multiaddr>) -> bool {
+        let mut bytes = 0;
+        let fits = |address: &Multiaddr| {
+            bytes += address.len() + 3;
+            bytes <= ADDRESS_BYTES
+        };
+        let kept: Vec<_> = addresses.into_iter().take(record::MAX_ADDRESSES).take_while(fits).collect();
+        let differs = self.addresses != kept;
+        self.addresses = kept;
+        differs
+    }
+
+    /// Something to say changed: a new record is due soon.
+    pub fn changed(&mut self, now: Duration) {
+        self.issue_at.get_or_insert(now + COALESCE);
+    }
+
+    /// Whether a changed record is due; asking clears it.
+    pub fn is_issue_due(&mut self, now: Duration) -> bool {
+        self.issue_at.take_if(|at| *at <= now).is_some()
+    }
+
+    /// Whether unchanged records are due again; asking sets the next time.
+    pub fn is_refresh_due(&mut self, now: Duration, dice: &mut Dice) -> bool {
+        let due = self.refresh_at <= now;
+        if due {
+            self.refresh_at = now + dice.jitter(REFRESH);
+        }
+        due
+    }
+
+    pub fn next(&self) -> Option<Duration> {
+        Some(self.issue_at.map_or(self.refresh_at, |at| at.min(self.refresh_at)))
+    }
+
+    /// What this node would say now.
+    pub fn record(&self, network: &NetworkName, seq: u64, left: bool, now: Now) -> PeerRecord {
+        PeerRecord {
+            network: network.clone(),
+            node: self.id,
+            seq,
+            issued: now.wall,
+            name: self.name.clone(),
+            addresses: if left { Vec::new() } else { self.addresses.clone() },
+            version: label(&self.config.version),
+            target: label(&self.config.target),
+            relay: false,
+            left,
+        }
+    }
+
+    pub fn sign(&self, record: &PeerRecord) -> SignedRecord {
+        SignedRecord::sign(record, &self.config.key)
+    }
+}
+
+/// A text as records may hold it.
+fn label(text: &str) -> String {
+    let mut kept = String::new();
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if kept.len() + c.len_utf8() > record::MAX_LABEL {
+            break;
+        }
+        kept.push(c);
+    }
+    kept
+}

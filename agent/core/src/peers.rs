@@ -1,0 +1,251 @@
+//! The signed peer table of one network: which record of a node holds, when it was last heard of, when it lapses.
+//!
+//! A record is taken only if its owner signed it for this network and it is newer than the one held. The table never
+//! makes a record; it passes on what owners said, byte for byte.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use hive_protocol::{NetworkName, NodeId, PeerRecord, SignedRecord, Timestamp};
+
+use crate::{Change, Now};
+
+/// Most records of one table.
+pub(crate) const MOST: usize = 20_000;
+/// A record, or a tombstone, that was not renewed for this long is forgotten.
+pub(crate) const LAPSE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A node whose record was renewed within this time counts as up, unless it is known to be gone.
+const FRESH: Duration = Duration::from_secs(65 * 60);
+/// How far the stored time of contact may lag behind while nothing else changes.
+const CONTACT_LAG: Duration = Duration::from_secs(15 * 60);
+/// How far ahead of ours another clock may be before it is worth a word.
+const CLOCK_AHEAD: Duration = Duration::from_secs(5 * 60);
+
+/// One node's record and what is known of the node.
+pub(crate) struct Entry {
+    pub signed: SignedRecord,
+    pub record: PeerRecord,
+    /// Last heard of, directly or by its record.
+    pub contact: Timestamp,
+    /// Whether its clock was ahead of ours when its record came.
+    pub clock_ahead: bool,
+    /// When its record was heard, on the monotonic clock, in milliseconds; before the start if negative.
+    heard: i64,
+    /// A dial failed or a connection was lost since its record was heard.
+    lost: bool,
+    dirty: Dirty,
+    saved_contact: Timestamp,
+    pub fingerprint: u128,
+}
+
+/// What of an entry is not stored yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Dirty {
+    Clean,
+    Contact,
+    Record,
+}
+
+/// What became of a record that was offered.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// Taken: it says something new.
+    Changed,
+    /// Taken: the owner only said it again.
+    Renewed,
+    /// Our own, newer than we remember: with this sequence number.
+    Mine(u64),
+    /// Not taken, and nobody's fault: known, older, banned, lapsed, or the table is full.
+    Ignored,
+    /// Not taken: no correct member passes this on.
+    Bad,
+}
+
+/// The table of one network.
+pub(crate) struct Table {
+    network: NetworkName,
+    me: NodeId,
+    entries: BTreeMap<NodeId, Entry>,
+}
+
+impl Table {
+    pub fn new(network: NetworkName, me: NodeId) -> Self {
+        Self { network, me, entries: BTreeMap::new() }
+    }
+
+    /// Takes a record from the store, where only verified ones are.
+    pub fn restore(&mut self, signed: SignedRecord, record: PeerRecord, contact: Timestamp, now: Now) {
+        let heard = millis(now.mono) - millis(contact.age(now.wall));
+        let mut entry = Entry::new(signed, record, contact, heard);
+        entry.dirty = Dirty::Clean;
+        self.entries.insert(entry.record.node, entry);
+    }
+
+    /// Offers a record that `from` sent.
+    pub fn offer(&mut self, signed: &SignedRecord, from: &NodeId, banned: bool, now: Now) -> Offer {
+        let Ok(record) = signed.read() else { return Offer::Bad };
+        if record.network != self.network {
+            return Offer::Bad;
+        }
+        if banned || !self.is_news(&record, from, now) {
+            return Offer::Ignored;
+        }
+        if signed.verify().is_err() {
+            return Offer::Bad;
+        }
+        if record.node == self.me {
+            return Offer::Mine(record.seq);
+        }
+        self.take(signed.clone(), record, from, now)
+    }
+
+    /// The checks that cost nothing, before the signature's.
+    fn is_news(&self, record: &PeerRecord, from: &NodeId, now: Now) -> bool {
+        match self.entries.get(&record.node) {
+            Some(held) => held.record.seq < record.seq,
+            None => self.entries.len() < MOST && (record.node == *from || record.issued.age(now.wall) < LAPSE),
+        }
+    }
+
+    fn take(&mut self, signed: SignedRecord, record: PeerRecord, from: &NodeId, now: Now) -> Offer {
+        let held = self.entries.remove(&record.node);
+        let age = Some(record.issued.age(now.wall)).filter(|age| record.node != *from && *age < LAPSE);
+        let age = age.unwrap_or_default();
+        let contact = Timestamp(now.wall.0.saturating_sub(age.as_millis() as u64));
+        let ahead = now.wall.age(record.issued) > CLOCK_AHEAD;
+        let changed = held.as_ref().is_none_or(|h| !says_the_same(&h.record, &record));
+        let contact = held.as_ref().map_or(contact, |h| h.contact.max(contact).min(now.wall));
+        let mut entry = Entry::new(signed, record, contact, millis(now.mono) - millis(age));
+        entry.clock_ahead = ahead;
+        self.entries.insert(entry.record.node, entry);
+        if changed { Offer::Changed } else { Offer::Renewed }
+    }
+
+    /// Puts this node's own record.
+    pub fn put_own(&mut self, signed: SignedRecord, record: PeerRecord, now: Now) {
+        self.entries.insert(self.me, Entry::new(signed, record, now.wall, millis(now.mono)));
+    }
+
+    pub fn get(&self, node: &NodeId) -> Option<&Entry> {
+        self.entries.get(node)
+    }
+
+    /// The record of a node that belongs to the network now.
+    pub fn member(&self, node: &NodeId) -> Option<&Entry> {
+        self.get(node).filter(|e| !e.record.left)
+    }
+
+    /// The entries whose ids begin with the first `depth` nibbles of `prefix`.
+    pub fn range(&self, prefix: u64, depth: u8) -> impl Iterator<Item = (&NodeId, &Entry)> {
+        let (low, high) = bounds(prefix, depth);
+        self.entries.range(low..=high)
+    }
+
+    /// Nodes that belong to the network now, this one among them.
+    pub fn members(&self) -> impl Iterator<Item = (&NodeId, &Entry)> {
+        self.entries.iter().filter(|(_, e)| !e.record.left)
+    }
+
+    pub fn remove(&mut self, node: &NodeId) -> bool {
+        self.entries.remove(node).is_some()
+    }
+
+    /// Notes a sign of life. `weighty` ones are stored with the next flush, others only when the stored time is old.
+    /// True if there is something to flush.
+    pub fn touch(&mut self, node: &NodeId, weighty: bool, now: Now) -> bool {
+        let Some(entry) = self.entries.get_mut(node) else { return false };
+        entry.contact = now.wall;
+        if weighty || entry.saved_contact.age(now.wall) > CONTACT_LAG {
+            entry.dirty = entry.dirty.max(Dirty::Contact);
+        }
+        entry.dirty != Dirty::Clean
+    }
+
+    /// Notes that a node could not be reached, or that it can be.
+    pub fn set_lost(&mut self, node: &NodeId, lost: bool) {
+        if let Some(entry) = self.entries.get_mut(node) {
+            entry.lost = lost;
+        }
+    }
+
+    /// What is to be stored of one node, at once.
+    pub fn save(&mut self, node: &NodeId) -> Option<Change> {
+        let network = self.network.clone();
+        self.entries.get_mut(node).and_then(|entry| entry.save(network))
+    }
+
+    /// What is to be stored of all nodes.
+    pub fn flush(&mut self) -> Vec<Change> {
+        let network = &self.network;
+        self.entries.values_mut().filter_map(|entry| entry.save(network.clone())).collect()
+    }
+
+    /// Forgets the records that were not renewed in time, never our own.
+    pub fn lapse(&mut self, now: Duration) -> Vec<NodeId> {
+        let oldest = millis(now) - millis(LAPSE);
+        let lapsed = self.entries.iter().filter(|(node, e)| e.heard <= oldest && **node != self.me);
+        let lapsed: Vec<_> = lapsed.map(|(node, _)| *node).collect();
+        lapsed.iter().for_each(|node| drop(self.entries.remove(node)));
+        lapsed
+    }
+}
+
+impl Entry {
+    fn new(signed: SignedRecord, record: PeerRecord, contact: Timestamp, heard: i64) -> Self {
+        let fingerprint = fingerprint(&record.node, record.seq);
+        Self {
+            signed,
+            record,
+            contact,
+            clock_ahead: false,
+            heard,
+            lost: false,
+            dirty: Dirty::Record,
+            saved_contact: contact,
+            fingerprint,
+        }
+    }
+
+    /// Whether its record alone makes the node count as up.
+    pub fn is_fresh(&self, now: Duration) -> bool {
+        !self.lost && millis(now) - self.heard < millis(FRESH)
+    }
+
+    fn save(&mut self, network: NetworkName) -> Option<Change> {
+        let (node, contact) = (self.record.node, self.contact);
+        let change = match self.dirty {
+            Dirty::Clean => return None,
+            Dirty::Contact => Change::Contact { network, node, contact },
+            Dirty::Record => Change::Record { network, node, record: self.signed.clone(), contact },
+        };
+        self.dirty = Dirty::Clean;
+        self.saved_contact = contact;
+        Some(change)
+    }
+}
+
+/// Whether two records differ only in when they were made.
+pub(crate) fn says_the_same(a: &PeerRecord, b: &PeerRecord) -> bool {
+    let said = |r: &PeerRecord| PeerRecord { seq: 0, issued: Timestamp(0), ..r.clone() };
+    said(a) == said(b)
+}
+
+/// BLAKE3 of node id and sequence number, as a number to be summed.
+fn fingerprint(node: &NodeId, seq: u64) -> u128 {
+    let hash = blake3::Hasher::new().update(node.as_bytes()).update(&seq.to_be_bytes()).finalize();
+    let mut head = [0; 16];
+    head.copy_from_slice(&hash.as_bytes()[..16]);
+    u128::from_be_bytes(head)
+}
+
+/// The first and the last id of a range.
+fn bounds(prefix: u64, depth: u8) -> (NodeId, NodeId) {
+    let rest = u64::MAX.checked_shr(u32::from(depth) * 4).unwrap_or(0);
+    let (mut low, mut high) = ([0; 32], [0xff; 32]);
+    low[..8].copy_from_slice(&(prefix & !rest).to_be_bytes());
+    high[..8].copy_from_slice(&(prefix | rest).to_be_bytes());
+    (NodeId::from_bytes(low), NodeId::from_bytes(high))
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 4)
+}

@@ -1,0 +1,127 @@
+//! What is wrong on this node, each with what to do about it.
+
+use std::collections::BTreeSet;
+
+use hive_protocol::{NetworkName, NodeId, Problem};
+
+use crate::{Core, Now, connections::Proof, membership::Network};
+
+fn problem(what: String, hint: impl Into<String>) -> Problem {
+    Problem { what, hint: hint.into() }
+}
+
+impl Core {
+    /// What is wrong now, worst first.
+    #[must_use]
+    pub fn problems(&self, now: Now) -> Vec<Problem> {
+        let mut found = Vec::new();
+        if self.networks.iter().next().is_none() {
+            let hint = "join or create one with `hivectl networks join --name NAME`";
+            found.push(problem("this node is in no network".into(), hint));
+        }
+        found.extend(self.offline_proxy_peers());
+        for (name, network) in self.networks.iter() {
+            found.extend(self.alone(name));
+            found.extend(self.refused_by(name, network));
+            found.extend(refused_here(name, network, now));
+            found.extend(self.old_passwords(name, network));
+        }
+        found.extend(self.clocks());
+        found
+    }
+
+    fn called(&self, node: &NodeId) -> String {
+        self.node_name(node).map_or_else(|| node.to_string(), |name| name.to_string())
+    }
+
+    fn offline_proxy_peers(&self) -> Vec<Problem> {
+        let needed: BTreeSet<_> =
+            self.proxies.enabled().map(|spec| (&spec.remote.node, &spec.remote.network)).collect();
+        let lacking = |(node, network): &(&NodeId, &NetworkName)| self.routes.path(network, node).is_none();
+        needed.into_iter().filter(lacking).map(|(node, network)| self.offline(node, network)).collect()
+    }
+
+    fn offline(&self, node: &NodeId, network: &NetworkName) -> Problem {
+        let who = self.called(node);
+        if self.networks.is_banned(network, node) {
+            let hint = format!("let it in again with `hivectl networks unban --node {node}`, or remove the proxy");
+            return problem(format!("a proxy needs {who}, which is kept out of network {network}"), hint);
+        }
+        if self.connections.is_connected(node) {
+            let hint = format!("check that both nodes have the same password of network {network}");
+            return problem(format!("a proxy needs {who}, which is connected but has not joined {network}"), hint);
+        }
+        match self.path.last_error(node) {
+            Some(error) => {
+                let hint = "check that it runs and can be reached; this node keeps trying";
+                problem(format!("a proxy needs {who}, which cannot be reached: {error}"), hint)
+            }
+            None => {
+                let hint = "check that it runs; if it is new here, add it with `hivectl register --b64 IDENTITY --network NAME`";
+                problem(format!("a proxy needs {who}, which is not connected"), hint)
+            }
+        }
+    }
+
+    fn alone(&self, name: &NetworkName) -> Option<Problem> {
+        let others = self.tables.get(name)?.members().filter(|(node, _)| **node != self.own.id).count();
+        let hint = format!(
+            "run `hivectl id --base64` on another node and `hivectl register --b64 IDENTITY --network {name}` here"
+        );
+        (others == 0).then(|| problem(format!("nobody else is known in network {name}"), hint))
+    }
+
+    fn refused_by(&self, name: &NetworkName, network: &Network) -> Option<Problem> {
+        let refusing: Vec<_> = network.refusing().map(|node| self.called(node)).collect();
+        let hint = format!(
+            "if the password was changed there, change it here with `hivectl networks rotate --name {name}`; \
+             else that node may ban this one"
+        );
+        (!refusing.is_empty()).then(|| problem(format!("not let in to network {name} by {}", shorten(&refusing)), hint))
+    }
+
+    fn old_passwords(&self, name: &NetworkName, network: &Network) -> Option<Problem> {
+        network.old_until()?;
+        let old = self.connections.iter().filter(|(_, c)| c.joined.get(name) == Some(&Proof::Old));
+        let old: BTreeSet<_> = old.map(|(_, c)| self.called(&c.peer)).collect();
+        let old: Vec<_> = old.into_iter().collect();
+        let hint = format!("run `hivectl networks rotate --name {name}` there before the grace time is over");
+        (!old.is_empty())
+            .then(|| problem(format!("still on the old password of network {name}: {}", shorten(&old)), hint))
+    }
+
+    fn clocks(&self) -> Option<Problem> {
+        let mut ahead = BTreeSet::new();
+        let mut others = BTreeSet::new();
+        for (node, entry) in self.tables.values().flat_map(crate::peers::Table::members) {
+            if *node != self.own.id {
+                others.insert(node);
+                ahead.extend(entry.clock_ahead.then_some(node));
+            }
+        }
+        if ahead.is_empty() {
+            return None;
+        }
+        if ahead.len() * 2 > others.len() && others.len() > 1 {
+            return Some(problem("this node's clock is behind that of most others".into(), "set the clock"));
+        }
+        let names: Vec<_> = ahead.into_iter().map(|node| self.called(node)).collect();
+        Some(problem(format!("clocks ahead of this node's: {}", shorten(&names)), "set the clock there, or here"))
+    }
+}
+
+fn refused_here(name: &NetworkName, network: &Network, now: Now) -> Option<Problem> {
+    let hint = "if a node of yours cannot join, give it this network's password";
+    let what = || format!("joins to network {name} refused here since the start: {}", network.refused_joins);
+    network.refused_lately(now.mono).then(|| problem(what(), hint))
+}
+
+/// A few names, and how many more there are.
+fn shorten(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}

@@ -1,0 +1,184 @@
+//! What people want to know: tables, networks, paths, and what is wrong in words they can act on.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use hive_protocol::{
+    Carrier, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName, PathKind,
+    message::{Failure, FailureCode},
+    password::Secret,
+};
+use multiaddr::{Multiaddr, Protocol};
+
+use crate::{ConnId, Core, Now, Routes, connections::Connection, peers::Entry};
+
+/// A connection as the core knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// Whose it is.
+    pub peer: NodeId,
+    /// Networks joined on it.
+    pub networks: BTreeSet<NetworkName>,
+    /// Whether a relay carries it.
+    pub relayed: bool,
+    /// The last measured round trip.
+    pub rtt: Option<Duration>,
+}
+
+impl Core {
+    /// This node.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.own.id
+    }
+
+    /// This node's name.
+    #[must_use]
+    pub fn name(&self) -> &NodeName {
+        &self.own.name
+    }
+
+    /// Where this node can be dialled, as it tells others.
+    #[must_use]
+    pub fn addresses(&self) -> &[Multiaddr] {
+        &self.own.addresses
+    }
+
+    /// One row per network and member, this node among them; by network, then by name.
+    #[must_use]
+    pub fn nodes(&self, now: Now) -> Vec<NodeInfo> {
+        let mut rows = Vec::new();
+        for (network, table) in &self.tables {
+            let start = rows.len();
+            rows.extend(table.members().map(|(node, entry)| self.row(network, node, entry, now)));
+            rows[start..].sort_by(|a: &NodeInfo, b| (&a.node_name, a.peer_id).cmp(&(&b.node_name, b.peer_id)));
+        }
+        rows
+    }
+
+    fn row(&self, network: &NetworkName, node: &NodeId, entry: &Entry, now: Now) -> NodeInfo {
+        let (path, transport, rtt_ms) = self.path(node);
+        let latest_contact = if *node == self.own.id { now.wall } else { entry.contact };
+        NodeInfo {
+            peer_id: *node,
+            node_name: entry.record.name.clone(),
+            network: network.clone(),
+            latest_contact,
+            online: self.is_online(node, entry, now),
+            path,
+            transport,
+            rtt_ms,
+            addresses: entry.record.addresses.clone(),
+            version: entry.record.version.clone(),
+            target: entry.record.target.clone(),
+        }
+    }
+
+    pub(crate) fn is_online(&self, node: &NodeId, entry: &Entry, now: Now) -> bool {
+        *node == self.own.id || self.connections.is_connected(node) || entry.is_fresh(now.mono)
+    }
+
+    /// The networks of this node, by name.
+    #[must_use]
+    pub fn networks(&self, now: Now) -> Vec<NetworkInfo> {
+        let info = |(name, network): (&NetworkName, &crate::membership::Network)| {
+            let members = || self.tables.get(name).into_iter().flat_map(crate::peers::Table::members);
+            let online = members().filter(|(node, entry)| self.is_online(node, entry, now)).count();
+            NetworkInfo {
+                name: name.clone(),
+                members: count(members().count()),
+                online: count(online),
+                refused_joins: network.refused_joins,
+                old_password_until: network.old_until().filter(|until| *until > now.wall),
+                banned: network.banned.iter().copied().collect(),
+            }
+        };
+        self.networks.iter().map(info).collect()
+    }
+
+    /// The node that is meant by a peer id or a name, within one network or all.
+    ///
+    /// # Errors
+    ///
+    /// Nobody is known by that name, or several are; the failure lists their ids.
+    pub fn resolve(&self, who: &str, network: Option<&NetworkName>) -> Result<NodeId, Failure> {
+        if let Ok(node) = who.parse::<NodeId>() {
+            return Ok(node);
+        }
+        let tables = self.tables.iter().filter(|(name, _)| network.is_none_or(|n| n == *name));
+        let members = tables.flat_map(|(_, table)| table.members());
+        let named: BTreeSet<_> =
+            members.filter(|(_, e)| e.record.name.as_str() == who).map(|(node, _)| *node).collect();
+        let mut named = named.into_iter();
+        match (named.next(), named.next()) {
+            (Some(one), None) => Ok(one),
+            (None, _) => Err(nobody(who)),
+            (Some(one), Some(two)) => Err(ambiguous(who, [one, two].into_iter().chain(named))),
+        }
+    }
+
+    /// A node's name, from whichever table knows it.
+    #[must_use]
+    pub fn node_name(&self, node: &NodeId) -> Option<NodeName> {
+        if *node == self.own.id {
+            return Some(self.own.name.clone());
+        }
+        self.tables.values().find_map(|table| Some(table.member(node)?.record.name.clone()))
+    }
+
+    /// A connection that is up.
+    #[must_use]
+    pub fn connection(&self, conn: ConnId) -> Option<ConnectionInfo> {
+        let connection = self.connections.get(conn)?;
+        Some(ConnectionInfo {
+            peer: connection.peer,
+            networks: connection.networks(),
+            relayed: connection.relayed,
+            rtt: connection.rtt,
+        })
+    }
+
+    /// How a node is reached now, over what, and the round trip in milliseconds.
+    #[must_use]
+    pub fn path(&self, node: &NodeId) -> (PathKind, Option<Carrier>, Option<f64>) {
+        if *node == self.own.id {
+            return (PathKind::This, None, None);
+        }
+        let Some((_, connection)) = self.connections.best(node) else { return (PathKind::None, None, None) };
+        let kind = if connection.relayed { PathKind::Relayed } else { PathKind::Direct };
+        (kind, Some(carrier(connection)), connection.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0))
+    }
+
+    /// The present routes; [`crate::Output::RoutesChanged`] announces new ones.
+    #[must_use]
+    pub fn routes(&self) -> Arc<Routes> {
+        Arc::clone(&self.routes)
+    }
+
+    /// Secrets by which to join a peer, or to judge its proof: the current one, then the previous one while it is
+    /// accepted. None for an unknown network or a node that is kept out.
+    #[must_use]
+    pub fn join_secrets(&self, network: &NetworkName, peer: &NodeId, now: Now) -> Vec<Secret> {
+        self.networks.get(network).map_or_else(Vec::new, |room| room.secrets(peer, now.wall))
+    }
+}
+
+fn carrier(connection: &Connection) -> Carrier {
+    let is_quic = |part| matches!(part, Protocol::Quic | Protocol::QuicV1);
+    if connection.address.iter().any(is_quic) { Carrier::Quic } else { Carrier::Tcp }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn nobody(who: &str) -> Failure {
+    let shown: String = who.chars().filter(|c| !c.is_control()).take(80).collect();
+    Failure::new(FailureCode::Unreachable, format!("no node is known by the name or id {shown}"))
+        .hint("`hivectl nodes` lists those that are known")
+}
+
+fn ambiguous(who: &str, ids: impl Iterator<Item = NodeId>) -> Failure {
+    let ids: Vec<_> = ids.map(|id| id.to_string()).collect();
+    Failure::new(FailureCode::Usage, format!("several nodes are named {who}: {}", ids.join(", ")))
+        .hint("name it by its id")
+}

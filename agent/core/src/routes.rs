@@ -1,0 +1,209 @@
+//! Proxies and who may use them: the one place where an incoming stream is admitted or refused.
+//!
+//! [`ProxyBook`] keeps the proxies and changes them; [`Routes`] is an immutable picture of proxies and joined
+//! connections for the tasks that carry bytes, replaced whenever either changes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use hive_protocol::{
+    Direction, NetworkName, NodeId, ProxyId, ProxySpec,
+    message::{Failure, FailureCode},
+    tunnel::{Open, Refusal, RefuseReason},
+};
+
+use crate::{Change, ConnId, connections::Connections, outbox::Outbox};
+
+/// Most proxies of a node.
+const MOST: usize = 1024;
+
+/// What a stream's fate depends on, at one moment.
+#[derive(Debug, Default)]
+pub struct Routes {
+    /// The enabled proxies, by number.
+    pub proxies: Vec<Arc<ProxySpec>>,
+    ingress: BTreeMap<IngressKey, Arc<ProxySpec>>,
+    links: BTreeMap<ConnId, Link>,
+    best: BTreeMap<(NetworkName, NodeId), ConnId>,
+}
+
+/// What an OPEN must match: network, peer, the peer's port, the port asked for.
+type IngressKey = (NetworkName, NodeId, u16, u16);
+
+#[derive(Debug)]
+struct Link {
+    peer: NodeId,
+    networks: BTreeSet<NetworkName>,
+}
+
+impl Routes {
+    pub(crate) fn new(book: &ProxyBook, connections: &Connections) -> Self {
+        let proxies: Vec<_> = book.specs.values().filter(|spec| spec.enabled).cloned().collect();
+        let ingress = proxies.iter().filter(|spec| spec.direction == Direction::Ingress);
+        Self {
+            ingress: ingress.map(|spec| (ingress_key(spec), Arc::clone(spec))).collect(),
+            links: connections.iter().map(|(id, c)| (id, Link { peer: c.peer, networks: c.networks() })).collect(),
+            best: best_paths(connections),
+            proxies,
+        }
+    }
+
+    /// The ingress that lets this stream in. `peer` is the proven key at the other end of `conn`.
+    ///
+    /// # Errors
+    ///
+    /// [`RefuseReason::NoRule`] where the connection has not joined the network, is another peer's, or no enabled
+    /// ingress names this peer, its port and the port asked for. Which of these it was, the peer does not learn.
+    pub fn admit(&self, conn: ConnId, peer: &NodeId, open: &Open) -> Result<Arc<ProxySpec>, Refusal> {
+        let key = (open.network.clone(), *peer, open.origin_port, open.target_port);
+        let proven = self.links.get(&conn).is_some_and(|link| link.peer == *peer);
+        let rule = self.ingress.get(&key).filter(|_| proven && self.joined(conn, &open.network));
+        rule.cloned().ok_or_else(|| refusal(open))
+    }
+
+    /// Whether a live stream of this proxy may go on over this connection.
+    #[must_use]
+    pub fn allows(&self, proxy: ProxyId, conn: ConnId) -> bool {
+        let spec = self.proxies.binary_search_by_key(&proxy, |spec| spec.id).ok().map(|at| &self.proxies[at]);
+        let link = self.links.get(&conn);
+        spec.zip(link).is_some_and(|(s, l)| l.peer == s.remote.node && l.networks.contains(&s.remote.network))
+    }
+
+    /// The best connection to a member: direct before relayed, the oldest first.
+    #[must_use]
+    pub fn path(&self, network: &NetworkName, peer: &NodeId) -> Option<ConnId> {
+        self.best.get(&(network.clone(), *peer)).copied()
+    }
+
+    /// Whether the connection has joined any network.
+    #[must_use]
+    pub fn is_member(&self, conn: ConnId) -> bool {
+        self.links.get(&conn).is_some_and(|link| !link.networks.is_empty())
+    }
+
+    /// Whether the connection has joined this network.
+    #[must_use]
+    pub fn joined(&self, conn: ConnId, network: &NetworkName) -> bool {
+        self.links.get(&conn).is_some_and(|link| link.networks.contains(network))
+    }
+}
+
+fn best_paths(connections: &Connections) -> BTreeMap<(NetworkName, NodeId), ConnId> {
+    let mut order: Vec<_> = connections.iter().collect();
+    order.sort_by_key(|(id, c)| (c.relayed, c.since, *id));
+    let mut best = BTreeMap::new();
+    for (id, connection) in order {
+        for network in connection.networks() {
+            best.entry((network, connection.peer)).or_insert(id);
+        }
+    }
+    best
+}
+
+fn ingress_key(spec: &ProxySpec) -> IngressKey {
+    (spec.remote.network.clone(), spec.remote.node, spec.remote.port, spec.port)
+}
+
+fn refusal(open: &Open) -> Refusal {
+    let Open { network, origin_port, target_port, .. } = open;
+    let text = format!(
+        "no enabled ingress lets your port {origin_port} reach port {target_port} in network {network}: \
+         add one on that node with the origin and port exactly so"
+    );
+    Refusal { reason: RefuseReason::NoRule, text }
+}
+
+/// The proxies of this node.
+pub(crate) struct ProxyBook {
+    specs: BTreeMap<ProxyId, Arc<ProxySpec>>,
+    next: ProxyId,
+}
+
+impl ProxyBook {
+    pub fn new(stored: Vec<ProxySpec>, next: ProxyId) -> Self {
+        let beyond = stored.iter().map(|spec| spec.id + 1).max().unwrap_or(1);
+        Self { specs: stored.into_iter().map(|spec| (spec.id, Arc::new(spec))).collect(), next: next.max(beyond) }
+    }
+
+    pub fn enabled(&self) -> impl Iterator<Item = &ProxySpec> {
+        self.specs.values().map(AsRef::as_ref).filter(|spec| spec.enabled)
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &ProxySpec> {
+        self.specs.values().map(AsRef::as_ref)
+    }
+
+    /// Adds a checked proxy under the next number.
+    pub fn add(&mut self, spec: ProxySpec, out: &mut Outbox) -> Result<ProxyId, Failure> {
+        if self.specs.len() >= MOST {
+            let full = format!("this node has {MOST} proxies already");
+            return Err(Failure::new(FailureCode::Busy, full).hint("remove one with `hivectl proxy rm ID`"));
+        }
+        if let Some(other) = self.all().find(|other| clash(other, &spec)) {
+            return Err(duplicate(other));
+        }
+        let id = self.next;
+        self.next += 1;
+        out.persist(Change::NextProxy(self.next));
+        self.put(ProxySpec { id, ..spec }, out);
+        Ok(id)
+    }
+
+    fn put(&mut self, spec: ProxySpec, out: &mut Outbox) {
+        if !spec.temporary {
+            out.persist(Change::Proxy(spec.clone()));
+        }
+        self.specs.insert(spec.id, Arc::new(spec));
+    }
+
+    pub fn remove(&mut self, id: ProxyId, out: &mut Outbox) -> Result<(), Failure> {
+        let spec = self.specs.remove(&id).ok_or_else(|| unknown(id))?;
+        if !spec.temporary {
+            out.persist(Change::ProxyGone(id));
+        }
+        Ok(())
+    }
+
+    /// Starts or stops a proxy; says whether that was a change.
+    pub fn enable(&mut self, id: ProxyId, enabled: bool, out: &mut Outbox) -> Result<bool, Failure> {
+        let spec = self.specs.get(&id).ok_or_else(|| unknown(id))?;
+        if spec.enabled == enabled {
+            return Ok(false);
+        }
+        let spec = ProxySpec { enabled, ..spec.as_ref().clone() };
+        self.put(spec, out);
+        Ok(true)
+    }
+
+    /// Removes the proxies of a network.
+    pub fn forget(&mut self, network: &NetworkName, out: &mut Outbox) {
+        let gone: Vec<_> = self.all().filter(|s| s.remote.network == *network).map(|s| s.id).collect();
+        for id in gone {
+            // The number comes from the book itself, so it is there.
+            let _ = self.remove(id, out);
+        }
+    }
+}
+
+/// Whether two proxies would listen on the same place or answer the same streams.
+fn clash(a: &ProxySpec, b: &ProxySpec) -> bool {
+    a.direction == b.direction
+        && match a.direction {
+            Direction::Egress => (a.bind, a.port) == (b.bind, b.port),
+            Direction::Ingress => ingress_key(a) == ingress_key(b),
+        }
+}
+
+fn duplicate(other: &ProxySpec) -> Failure {
+    let what = match other.direction {
+        Direction::Egress => format!("proxy {} listens on {} port {} already", other.id, other.bind, other.port),
+        Direction::Ingress => format!("proxy {} takes exactly these connections already", other.id),
+    };
+    Failure::new(FailureCode::Usage, what).hint(format!("remove it first with `hivectl proxy rm {}`", other.id))
+}
+
+fn unknown(id: ProxyId) -> Failure {
+    Failure::new(FailureCode::Usage, format!("there is no proxy {id}")).hint("`hivectl proxy ls` lists them")
+}

@@ -1,0 +1,373 @@
+//! The peer tables at work: own records, records of others, comparisons, lapses, flushes, and the paths they call for.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use hive_protocol::{
+    NetworkName, NodeId, SignedRecord, Timestamp,
+    peer::{MAX_RECORDS, PeerMessage, SyncMessage},
+};
+use multiaddr::Multiaddr;
+
+use crate::{
+    Change, ConnId, Core, Now, Output,
+    own::Own,
+    path::{Candidate, Reason},
+    peers::{self, Offer, Table},
+    sync::{self, Answer, Improper},
+};
+
+/// How often contact times and renewed records are stored at most.
+const FLUSH: Duration = Duration::from_secs(60);
+/// Pause before a comparison that did not fit into one answer goes on.
+const GO_ON: Duration = Duration::from_millis(250);
+/// Improper messages after which a connection is closed.
+const STRIKES: u32 = 3;
+/// Time in which changes of the table are gathered before paths are reviewed.
+const GATHER: Duration = Duration::from_millis(50);
+/// Most addresses of one dial.
+const DIAL_ADDRESSES: usize = 32;
+
+/// Members of a network, this node among them.
+pub(crate) fn count_members(tables: &BTreeMap<NetworkName, Table>, network: &NetworkName) -> u32 {
+    let count = tables.get(network).map_or(0, |table| table.members().count());
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+impl Core {
+    pub(crate) fn restore_tables(&mut self, records: Vec<(SignedRecord, Timestamp)>, now: Now) {
+        for network in self.networks.names() {
+            self.open_table(&network, now);
+        }
+        for (signed, contact) in records {
+            let Ok(record) = signed.read() else { continue };
+            let Some(table) = self.tables.get_mut(&record.network) else { continue };
+            if record.node == self.own.id {
+                self.own.set_addresses(record.addresses.clone());
+            }
+            table.restore(signed, record, contact, now);
+        }
+        if self.networks.names().iter().any(|network| self.is_own_stale(network)) {
+            self.own.changed(now.mono);
+        }
+    }
+
+    pub(crate) fn open_table(&mut self, network: &NetworkName, now: Now) {
+        self.tables.insert(network.clone(), Table::new(network.clone(), self.own.id));
+        self.gossip_at.insert(network.clone(), now.mono + self.dice.millis(60_000, 90_000));
+    }
+
+    /// Whether the record held of this node says something else than it would say now.
+    fn is_own_stale(&self, network: &NetworkName) -> bool {
+        let Some(held) = self.tables.get(network).and_then(|t| t.get(&self.own.id)) else { return true };
+        let fresh = self.own.record(network, held.record.seq, false, self.clock.now());
+        !peers::says_the_same(&held.record, &fresh)
+    }
+
+    pub(crate) fn addresses_changed(&mut self, addresses: Vec<Multiaddr>, now: Now) {
+        let differs = self.own.set_addresses(addresses);
+        if self.networks.names().iter().any(|network| self.is_own_stale(network)) {
+            self.own.changed(now.mono);
+        }
+        if differs {
+            self.path.retry_all(now.mono);
+        }
+    }
+
+    pub(crate) fn issue_due(&mut self, now: Now) {
+        let changed = self.own.is_issue_due(now.mono);
+        if changed || self.own.is_refresh_due(now.mono, &mut self.dice) {
+            for network in self.networks.names() {
+                self.issue(&network, 0, now);
+            }
+        }
+    }
+
+    /// Makes a new record of this node, with a sequence number above `above`, and tells every member connected.
+    pub(crate) fn issue(&mut self, network: &NetworkName, above: u64, now: Now) {
+        let Some(table) = self.tables.get_mut(network) else { return };
+        let held = table.get(&self.own.id).map_or(0, |e| e.record.seq);
+        let record = self.own.record(network, next_seq(held.max(above), now), false, now);
+        let signed = self.own.sign(&record);
+        table.put_own(signed.clone(), record, now);
+        table.save(&self.own.id).into_iter().for_each(|change| self.out.persist(change));
+        self.push(network, vec![signed], None);
+    }
+
+    /// A last record of this node for a network: it has left.
+    pub(crate) fn tombstone(own: &Own, table: &Table, network: &NetworkName, now: Now) -> SignedRecord {
+        let held = table.get(&own.id).map_or(0, |e| e.record.seq);
+        own.sign(&own.record(network, next_seq(held, now), true, now))
+    }
+
+    /// Sends records to every connection that has joined the network, except where they came from.
+    pub(crate) fn push(&mut self, network: &NetworkName, records: Vec<SignedRecord>, except: Option<ConnId>) {
+        for conn in self.connections.joined(network).into_iter().filter(|conn| Some(*conn) != except) {
+            for body in sync::pack_records(records.clone()) {
+                self.send(conn, network, body);
+            }
+        }
+    }
+
+    fn send(&mut self, conn: ConnId, network: &NetworkName, body: SyncMessage) {
+        let message = PeerMessage { network: network.clone(), body };
+        self.out.push(Output::Send { conn, message });
+    }
+
+    pub(crate) fn synced(&mut self, conn: ConnId, message: PeerMessage, now: Now) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        if !connection.joined.contains_key(&message.network) {
+            connection.keep_early(message);
+            return;
+        }
+        let peer = connection.peer;
+        if matches!(message.body, SyncMessage::Compare { .. }) {
+            connection.compare_at.remove(&message.network);
+        }
+        self.touch(&peer, false, now);
+        let PeerMessage { network, body } = message;
+        let handled = match body {
+            SyncMessage::Compare { ranges } => self.answer(conn, &network, |t| sync::compare(t, &ranges), now),
+            SyncMessage::Want { nodes } => self.answer(conn, &network, |t| sync::serve(t, &nodes), now),
+            SyncMessage::Records { records } => self.take_records(conn, &peer, &network, &records, now),
+        };
+        if handled == Err(Improper) {
+            self.strike(conn);
+        }
+    }
+
+    fn answer(
+        &mut self,
+        conn: ConnId,
+        network: &NetworkName,
+        ask: impl Fn(&Table) -> Result<Answer, Improper>,
+        now: Now,
+    ) -> Result<(), Improper> {
+        let Some(table) = self.tables.get(network) else { return Ok(()) };
+        let answer = ask(table)?;
+        answer.messages.into_iter().for_each(|body| self.send(conn, network, body));
+        if answer.more
+            && let Some(connection) = self.connections.get_mut(conn)
+        {
+            connection.compare_at.insert(network.clone(), now.mono + GO_ON);
+        }
+        Ok(())
+    }
+
+    fn strike(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        connection.strikes += 1;
+        if connection.strikes >= STRIKES {
+            self.close(conn, "sends improper messages");
+        }
+    }
+
+    fn take_records(
+        &mut self,
+        conn: ConnId,
+        from: &NodeId,
+        network: &NetworkName,
+        records: &[SignedRecord],
+        now: Now,
+    ) -> Result<(), Improper> {
+        if records.len() > MAX_RECORDS {
+            return Err(Improper);
+        }
+        let mut news = Vec::new();
+        let mut outcome = Ok(());
+        for signed in records {
+            match self.take_record(from, network, signed, now) {
+                Ok(true) => news.push(signed.clone()),
+                Ok(false) => {}
+                Err(Improper) => outcome = Err(Improper),
+            }
+        }
+        if !news.is_empty() {
+            self.push(network, news, Some(conn));
+            self.complete_registration(network, from);
+        }
+        outcome
+    }
+
+    /// Takes one record if it is news; true if others should hear of it.
+    fn take_record(
+        &mut self,
+        from: &NodeId,
+        network: &NetworkName,
+        signed: &SignedRecord,
+        now: Now,
+    ) -> Result<bool, Improper> {
+        let Some(table) = self.tables.get_mut(network) else { return Ok(false) };
+        let Ok(node) = signed.read().map(|record| record.node) else { return Err(Improper) };
+        match table.offer(signed, from, self.networks.is_banned(network, &node), now) {
+            Offer::Bad => return Err(Improper),
+            Offer::Ignored => return Ok(false),
+            Offer::Mine(seq) => {
+                self.issue(network, seq, now);
+                return Ok(false);
+            }
+            Offer::Renewed => self.flush_soon(now),
+            Offer::Changed => {
+                table.save(&node).into_iter().for_each(|change| self.out.persist(change));
+                self.learned(network, node, now);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A record says something new: the node came, moved, changed its name, or left.
+    fn learned(&mut self, network: &NetworkName, node: NodeId, now: Now) {
+        self.path.review_at(now.mono + GATHER);
+        if !self.is_member(network, &node) {
+            // Not closed at once: the node's own last words may still be under way. It joins nothing, so it goes in 10 s.
+            self.routes_changed |= !self.connections.expel(network, now.mono, |c, _| c.peer == node).is_empty();
+            return;
+        }
+        let conns: Vec<_> = self.connections.of(&node).map(|(conn, _)| conn).collect();
+        conns.into_iter().for_each(|conn| self.plan_join(conn, network, now));
+    }
+
+    pub(crate) fn compare_due(&mut self, now: Now) {
+        let mut due = self.connections.due_compares(now.mono);
+        for (network, at) in &mut self.gossip_at {
+            if *at > now.mono {
+                continue;
+            }
+            *at = now.mono + self.dice.millis(60_000, 90_000);
+            let partner = self.dice.pick(&self.connections.joined(network));
+            due.extend(partner.map(|conn| (conn, network.clone())));
+        }
+        for (conn, network) in due {
+            if let Some(root) = self.tables.get(&network).map(sync::root) {
+                self.send(conn, &network, root);
+            }
+        }
+    }
+
+    /// Notes a sign of life of a peer.
+    pub(crate) fn touch(&mut self, peer: &NodeId, weighty: bool, now: Now) {
+        let dirty = self.tables.values_mut().fold(false, |dirty, table| table.touch(peer, weighty, now) | dirty);
+        if dirty {
+            self.flush_soon(now);
+        }
+    }
+
+    fn flush_soon(&mut self, now: Now) {
+        self.flush_at.get_or_insert(now.mono.max(self.flushed + FLUSH));
+    }
+
+    pub(crate) fn flush_due(&mut self, now: Now) {
+        if self.flush_at.take_if(|at| *at <= now.mono).is_some() {
+            self.flushed = now.mono;
+            let changes = self.tables.values_mut().flat_map(Table::flush);
+            changes.for_each(|change| self.out.persist(change));
+        }
+    }
+
+    pub(crate) fn lapse(&mut self, now: Now) {
+        for (network, table) in &mut self.tables {
+            for node in table.lapse(now.mono) {
+                self.out.persist(Change::RecordGone { network: network.clone(), node });
+            }
+        }
+    }
+
+    /// Forgets a node's record, because it is kept out.
+    pub(crate) fn drop_record(&mut self, network: &NetworkName, node: NodeId) {
+        if self.tables.get_mut(network).is_some_and(|table| table.remove(&node)) {
+            self.out.persist(Change::RecordGone { network: network.clone(), node });
+        }
+    }
+
+    pub(crate) fn wanted(&mut self, peer: NodeId, now: Now) {
+        if peer != self.own.id && !self.connections.is_connected(&peer) {
+            self.path.wish(peer, now.mono);
+        }
+    }
+
+    pub(crate) fn round_trip(&mut self, conn: ConnId, rtt: Duration, now: Now) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        connection.rtt = Some(rtt);
+        let peer = connection.peer;
+        self.touch(&peer, false, now);
+    }
+
+    pub(crate) fn review_paths(&mut self, now: Now) {
+        if !self.path.is_review_due(now.mono) {
+            return;
+        }
+        let wants = self.wants(now);
+        let (tables, registrations) = (&self.tables, &mut self.registrations);
+        let identities = registrations.addresses();
+        let known = |peer: &NodeId| addresses_of(tables, identities.get(peer), peer);
+        for (peer, addresses) in self.path.plan(&wants, &self.connections, known, now.mono) {
+            registrations.of(&peer).for_each(|registration| registration.dialled = true);
+            self.out.push(Output::Dial { peer, addresses });
+        }
+        for conn in self.path.spares(&self.own.id, &wants, &mut self.connections, now.mono) {
+            self.out.push(Output::CloseIfIdle { conn });
+        }
+    }
+
+    /// Everybody to be connected to, with the most urgent reason.
+    fn wants(&mut self, now: Now) -> BTreeMap<NodeId, Reason> {
+        let mut wants = BTreeMap::new();
+        for network in self.networks.names() {
+            let others = self.candidates(&network, now);
+            let chosen = self.path.neighbours(&network, &self.own.id, &others, &mut self.dice);
+            wants.extend(chosen.into_iter().map(|node| (node, Reason::Neighbour)));
+        }
+        wants.extend(self.path.wishes(now.mono).map(|peer| (*peer, Reason::Wish)));
+        for spec in self.proxies.enabled() {
+            let (network, node) = (&spec.remote.network, spec.remote.node);
+            let Some(room) = self.networks.get(network).filter(|n| !n.banned.contains(&node)) else { continue };
+            match room.turned_down_until(&node, now.mono) {
+                Some(until) => self.path.review_at(until),
+                None => drop(wants.insert(node, Reason::Proxy)),
+            }
+        }
+        wants
+    }
+
+    /// The members of a network that could be neighbours: not kept out, not keeping us out, and to be found somewhere.
+    fn candidates(&mut self, network: &NetworkName, now: Now) -> Vec<Candidate> {
+        let (Some(table), Some(room)) = (self.tables.get(network), self.networks.get(network)) else {
+            return Vec::new();
+        };
+        let mut candidates = Vec::new();
+        for (node, entry) in table.members() {
+            let connected = self.connections.is_connected(node);
+            let findable = connected || !entry.record.addresses.is_empty();
+            if *node == self.own.id || !findable || room.banned.contains(node) {
+                continue;
+            }
+            if let Some(until) = room.turned_down_until(node, now.mono) {
+                self.path.review_at(until);
+                continue;
+            }
+            let up = connected || (entry.is_fresh(now.mono) && !self.path.is_resting(node));
+            candidates.push(Candidate { node: *node, up });
+        }
+        candidates
+    }
+}
+
+/// Later than every number before, and the wall clock's milliseconds where that is possible.
+fn next_seq(last: u64, now: Now) -> u64 {
+    last.saturating_add(1).max(now.wall.0)
+}
+
+/// Where a peer may be: as a person said, then as its records say.
+fn addresses_of(
+    tables: &BTreeMap<NetworkName, Table>,
+    identity: Option<&Vec<Multiaddr>>,
+    peer: &NodeId,
+) -> Vec<Multiaddr> {
+    let mut known: Vec<Multiaddr> = identity.cloned().unwrap_or_default();
+    let recorded = tables.values().filter_map(|table| table.member(peer)).flat_map(|e| &e.record.addresses);
+    for address in recorded {
+        if known.len() < DIAL_ADDRESSES && !known.contains(address) {
+            known.push(address.clone());
+        }
+    }
+    known
+}

@@ -1,0 +1,1 @@
+//! A core under test, with clocks that the test moves.
