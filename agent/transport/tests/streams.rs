@@ -98,6 +98,24 @@ fn beyond_the_bound_a_stream_is_reset_and_the_rest_lives() {
     });
 }
 
+/// Nobody confirms the protocol before the opener is gone.
+#[test]
+fn what_is_written_and_closed_arrives_without_an_answer() {
+    smol::block_on(async {
+        let mut pair = Pair::admitted(Setup::default()).await;
+        for size in [1, 4096, 100_000] {
+            let (_, mut stream) = pair.a.control.open(pair.b.id, MEMBER).await.unwrap();
+            stream.write_all(&vec![7; size]).await.unwrap();
+            stream.close().await.unwrap();
+            drop(stream);
+            let mut incoming = within(pair.incoming_b.next()).await.unwrap();
+            let mut received = Vec::new();
+            within(incoming.stream.read_to_end(&mut received)).await.unwrap();
+            assert_eq!(received, vec![7; size]);
+        }
+    });
+}
+
 #[test]
 fn no_caller_waits_for_a_connection_that_is_gone() {
     smol::block_on(async {

@@ -248,34 +248,15 @@ impl<'a> Certificate<'a> {
 
     fn parse_signed(tbs: Element<'a>, algorithm: &'a [u8], signature: &'a [u8]) -> Result<Self, Invalid> {
         let mut fields = Reader::new(tbs.content);
-        if fields.enter(tag::VERSION)?.expect(tag::INTEGER)?.content != [2] {
-            return Err(Invalid::Malformed);
-        }
-        fields.expect(tag::INTEGER)?;
-        if fields.expect(tag::SEQUENCE)?.content != algorithm {
-            return Err(Invalid::Malformed);
-        }
-        fields.expect(tag::SEQUENCE)?;
+        skip_to_validity(&mut fields, algorithm)?;
         let mut validity = fields.enter(tag::SEQUENCE)?;
         let (not_before, not_after) = (time(validity.element()?)?, time(validity.element()?)?);
-        fields.expect(tag::SEQUENCE)?;
+        validity.finish()?;
+        let _subject = fields.expect(tag::SEQUENCE)?;
         let spki = fields.expect(tag::SEQUENCE)?.raw;
-        if fields.peek().is_none() {
-            return Err(Invalid::NoIdentity);
-        }
-        let mut extensions = fields.enter(tag::EXTENSIONS)?.enter(tag::SEQUENCE)?;
-        fields.finish()?;
-        let (identity, identity_signature) = signed_key(libp2p_extension(&mut extensions)?)?;
-        Ok(Self {
-            to_be_signed: tbs.raw,
-            algorithm,
-            signature,
-            not_before,
-            not_after,
-            spki,
-            identity,
-            identity_signature,
-        })
+        let (identity, identity_signature) = signed_key(libp2p_extension(extensions(fields)?)?)?;
+        let to_be_signed = tbs.raw;
+        Ok(Self { to_be_signed, algorithm, signature, not_before, not_after, spki, identity, identity_signature })
     }
 
     fn check_self_signature(&self, algorithms: &WebPkiSupportedAlgorithms) -> Result<(), Invalid> {
@@ -301,12 +282,33 @@ impl<'a> Certificate<'a> {
     }
 }
 
+/// Version 3, a serial number, the algorithm that also stands beside the signature, and an issuer.
+fn skip_to_validity(fields: &mut Reader<'_>, algorithm: &[u8]) -> Result<(), Malformed> {
+    let version = fields.enter(tag::VERSION)?.expect(tag::INTEGER)?.content;
+    let _serial = fields.expect(tag::INTEGER)?;
+    let same_algorithm = fields.expect(tag::SEQUENCE)?.content == algorithm;
+    let _issuer = fields.expect(tag::SEQUENCE)?;
+    if version == [2] && same_algorithm { Ok(()) } else { Err(Malformed) }
+}
+
+/// The extensions, which end the certificate. The deprecated unique ids before them are refused.
+fn extensions(mut fields: Reader<'_>) -> Result<Reader<'_>, Invalid> {
+    if fields.peek().is_none() {
+        return Err(Invalid::NoIdentity);
+    }
+    let mut explicit = fields.enter(tag::EXTENSIONS)?;
+    fields.finish()?;
+    let extensions = explicit.enter(tag::SEQUENCE)?;
+    explicit.finish()?;
+    Ok(extensions)
+}
+
 /// The value of the libp2p extension, once all extensions were looked at.
-fn libp2p_extension<'a>(extensions: &mut Reader<'a>) -> Result<&'a [u8], Invalid> {
+fn libp2p_extension(mut extensions: Reader<'_>) -> Result<&[u8], Invalid> {
     let mut seen: Vec<&[u8]> = Vec::new();
     let mut found = None;
     while extensions.peek().is_some() {
-        let (oid, critical, value) = read_extension(extensions)?;
+        let (oid, critical, value) = read_extension(&mut extensions)?;
         if seen.contains(&oid) {
             return Err(Invalid::Repeated);
         }

@@ -143,3 +143,15 @@ fn the_cipher_suits_the_cpu() {
     assert_eq!(first(false), CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
     assert_eq!(cipher_suites(false).len(), cipher_suites(true).len());
 }
+
+/// As when the SYNs of two dials from listening ports cross: one connection, and nobody listens.
+#[test]
+fn two_dialers_on_one_connection_fail_instead_of_waiting() {
+    smol::block_on(async {
+        let (here, there) = smol::net::unix::UnixStream::pair().unwrap();
+        let one = end().config.upgrade_outbound(here, PROTOCOL);
+        let other = end().config.upgrade_outbound(there, PROTOCOL);
+        let (one, other) = future::join(one, other).await;
+        assert!(one.is_err() && other.is_err());
+    });
+}
