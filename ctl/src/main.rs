@@ -1,2 +1,51 @@
-//! x
-fn main(){}
+//! `hivectl`: drives any node of a hive federation from any other. It talks to the local agent's socket, which passes
+//! the conversation on to the node acted on, or dials a node itself with `--direct`. It holds no state but saved logins.
+
+#![forbid(unsafe_code)]
+
+mod app;
+mod args;
+mod client;
+mod cmds;
+mod error;
+mod format;
+mod out;
+mod prompt;
+mod pump;
+mod session;
+mod style;
+mod table;
+mod watch;
+
+use std::process::ExitCode;
+
+use app::App;
+use args::{Args, Parsed};
+use error::{Error, Result};
+use out::Out;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            out::report(&error);
+            ExitCode::from(error.status as u8)
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let not_text = |arg: std::ffi::OsString| Error::usage(format!("not UTF-8: {}", arg.to_string_lossy()));
+    let args = std::env::args_os().skip(1).map(|arg| arg.into_string().map_err(not_text));
+    match args::parse(args.collect::<Result<Vec<_>>>()?)? {
+        Parsed::Print(text) => Out::new(false, false).raw(&text),
+        Parsed::Run(args) => act(*args),
+    }
+}
+
+fn act(mut args: Args) -> Result<()> {
+    let Some(verb) = args.verb.take() else {
+        return Err(Error::usage("no verb was given").hint("`hivectl help` lists them"));
+    };
+    smol::block_on(cmds::run(&App::new(&args), verb))
+}

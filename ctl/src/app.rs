@@ -1,0 +1,144 @@
+//! What every command works with: the way to a node, the login there, and the output.
+
+use std::{cell::OnceCell, path::PathBuf, time::SystemTime};
+
+use hive_protocol::{NodeId, Timestamp};
+use libp2p_identity::ed25519::Keypair;
+use multiaddr::Multiaddr;
+
+use crate::{
+    args::{Args, Target},
+    client::{Client, direct, socket},
+    error::{Error, Result},
+    out::Out,
+    prompt::{self, Password},
+    session::{Session, Store},
+};
+
+const DEFAULT_USER: &str = "admin";
+
+/// Global options and what was learned from them.
+pub struct App {
+    /// Where results go.
+    pub out: Out,
+    socket: Option<PathBuf>,
+    direct: Option<Multiaddr>,
+    sessions: Option<Store>,
+    /// Standard input can be read once only, and `forward` logs in twice.
+    stdin_password: OnceCell<Password>,
+}
+
+impl App {
+    /// Takes the global options.
+    pub fn new(args: &Args) -> Self {
+        let from_env = || std::env::var_os("HIVE_SOCKET").filter(|v| !v.is_empty()).map(PathBuf::from);
+        Self {
+            out: Out::new(args.json, args.quiet),
+            socket: args.socket.clone().or_else(from_env),
+            direct: args.direct.clone(),
+            sessions: Store::of_user(),
+            stdin_password: OnceCell::new(),
+        }
+    }
+
+    /// A conversation with the node that `target` names, authorised: by the node itself, by a saved session, or by a
+    /// new login.
+    pub async fn connect(&self, target: &Target) -> Result<Client> {
+        let mut client = self.greet(target).await?;
+        if client.authorised {
+            return Ok(client);
+        }
+        if let Some(session) = self.saved(&client.node, target) {
+            if client.prove(&session.key).await? {
+                return Ok(client);
+            }
+            self.forget(&client.node);
+            // A node may end the stream on which a proof failed.
+            client = self.greet(target).await?;
+        }
+        self.login(&mut client, target).await?;
+        Ok(client)
+    }
+
+    /// A conversation before any login.
+    pub async fn greet(&self, target: &Target) -> Result<Client> {
+        match &self.direct {
+            Some(address) => greet_direct(address, target).await,
+            None => Client::greet(Box::new(socket::connect(self.socket.as_deref()).await?), target).await,
+        }
+    }
+
+    /// Logs in, saves the session and returns it.
+    pub async fn login(&self, client: &mut Client, target: &Target) -> Result<Session> {
+        let user = wanted_user(target).unwrap_or_else(|| DEFAULT_USER.to_owned());
+        let password = self.password(client, target, &user).await?;
+        let key = self.sessions.as_ref().and_then(|s| s.load(&client.node)).map_or_else(Keypair::generate, |s| s.key);
+        let lives = client.login(&user, &password, &key).await?;
+        let lives_ms = u64::try_from(lives.as_millis()).unwrap_or(u64::MAX);
+        let expires = Timestamp(Timestamp::from(SystemTime::now()).0.saturating_add(lives_ms));
+        let session = Session { node: client.node, user, expires, key };
+        self.save(&session);
+        Ok(session)
+    }
+
+    /// The saved session with `node`, if it is one of the user that is asked for.
+    pub fn saved(&self, node: &NodeId, target: &Target) -> Option<Session> {
+        let session = self.sessions.as_ref()?.load(node)?;
+        wanted_user(target).is_none_or(|user| user == session.user).then_some(session)
+    }
+
+    /// Deletes the saved session with `node`.
+    pub fn forget(&self, node: &NodeId) {
+        if let Some(store) = &self.sessions {
+            store.remove(node);
+        }
+    }
+
+    fn save(&self, session: &Session) {
+        let saved = self.sessions.as_ref().map(|store| store.save(session));
+        match saved {
+            Some(Ok(())) => {}
+            Some(Err(e)) => self.out.warn(&format!("the session is not saved and ends with this command: {e}")),
+            None => self.out.warn("the session is not saved: neither XDG_STATE_HOME nor HOME is set"),
+        }
+    }
+
+    async fn password(&self, client: &Client, target: &Target, user: &str) -> Result<Password> {
+        if target.password_stdin {
+            return self.password_from_stdin();
+        }
+        if let Some(password) = prompt::from_env("HIVE_PASSWORD") {
+            return Ok(password);
+        }
+        let asked = prompt::ask(&format!("Password of {user} at {}: ", client.name)).await?;
+        asked.ok_or_else(|| {
+            Error::not_authorised(format!("a login at {} is needed, and there is no terminal to ask on", client.name))
+                .hint("run `hivectl login` at a terminal first, set HIVE_PASSWORD, or use --password-stdin")
+        })
+    }
+
+    fn password_from_stdin(&self) -> Result<Password> {
+        if let Some(password) = self.stdin_password.get() {
+            return Ok(password.clone());
+        }
+        let password = prompt::from_stdin()?;
+        Ok(self.stdin_password.get_or_init(|| password).clone())
+    }
+}
+
+/// The user that was asked for, if any was.
+fn wanted_user(target: &Target) -> Option<String> {
+    target.user.clone().or_else(|| std::env::var("HIVE_USER").ok().filter(|v| !v.is_empty()))
+}
+
+/// The node that was dialled is the one acted on, and passes nothing on to others.
+async fn greet_direct(address: &Multiaddr, target: &Target) -> Result<Client> {
+    let (stream, dialled) = direct::dial(address).await?;
+    let client = Client::greet(stream, &Target { node: Some(dialled.to_string()), ..Target::default() }).await?;
+    match &target.node {
+        Some(node) if *node != client.node.to_string() && node != client.name.as_str() => {
+            Err(Error::usage(format!("--direct acts on {}, which it dials, not on {node}", client.name)))
+        }
+        _ => Ok(client),
+    }
+}

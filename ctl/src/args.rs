@@ -1,0 +1,262 @@
+//! The command line: global options, the verbs, and what the verbs that act on a node have in common.
+//!
+//! argh does the parsing; [`parse`] adds what people expect beside it: `--option=value`, and `--json` and its like
+//! after the verb as well as before it.
+
+use std::path::PathBuf;
+
+use argh::{ArgsInfo, EarlyExit, FromArgs};
+use hive_protocol::NetworkName;
+use multiaddr::Multiaddr;
+
+use crate::{
+    cmds,
+    error::{Error, Result},
+};
+
+/// Drive any node of a hive federation from any other.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(
+    help_triggers("-h", "--help", "help"),
+    example = "{command_name} nodes\n  {command_name} --json status --node shed",
+    note = "A password is never taken from the command line: it comes from a saved session, HIVE_USER and \
+            HIVE_PASSWORD, --password-stdin, or the prompt.",
+    error_code(1, "the operation failed"),
+    error_code(2, "the command line makes no sense"),
+    error_code(3, "not authorised"),
+    error_code(4, "the node cannot be reached")
+)]
+pub struct Args {
+    /// socket of the local agent (environment: HIVE_SOCKET)
+    #[argh(option, arg_name = "path")]
+    pub socket: Option<PathBuf>,
+    /// use no local agent: dial this address, which ends in /p2p/ID
+    #[argh(option, arg_name = "multiaddr")]
+    pub direct: Option<Multiaddr>,
+    /// print one JSON document and nothing else
+    #[argh(switch)]
+    pub json: bool,
+    /// print no confirmations and no warnings
+    #[argh(switch)]
+    pub quiet: bool,
+    /// print the version
+    #[argh(switch)]
+    pub version: bool,
+    /// what to do
+    #[argh(subcommand)]
+    pub verb: Option<Verb>,
+}
+
+/// The verbs.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand)]
+pub enum Verb {
+    /// See [`cmds::login::Login`].
+    Login(cmds::login::Login),
+    /// See [`cmds::login::Logout`].
+    Logout(cmds::login::Logout),
+    /// See [`cmds::sessions::Sessions`].
+    Sessions(cmds::sessions::Sessions),
+    /// See [`cmds::id::Id`].
+    Id(cmds::id::Id),
+    /// See [`cmds::register::Register`].
+    Register(cmds::register::Register),
+    /// See [`cmds::networks::Networks`].
+    Networks(cmds::networks::Networks),
+    /// See [`cmds::nodes::Nodes`].
+    Nodes(cmds::nodes::Nodes),
+    /// See [`cmds::status::Status`].
+    Status(cmds::status::Status),
+    /// See [`cmds::proxy::Proxy`].
+    Proxy(cmds::proxy::Proxy),
+    /// See [`cmds::forward::Forward`].
+    Forward(cmds::forward::Forward),
+    /// See [`cmds::connect::Connect`].
+    Connect(cmds::connect::Connect),
+    /// See [`cmds::node::Rename`].
+    Rename(cmds::node::Rename),
+    /// See [`cmds::node::Listen`].
+    Listen(cmds::node::Listen),
+    /// See [`cmds::completions::Completions`].
+    Completions(cmds::completions::Completions),
+}
+
+/// The node that a verb acts on, and as whom.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Target {
+    /// Peer id or name; none for the local agent.
+    pub node: Option<String>,
+    /// Network in which the node is looked up.
+    pub network: Option<NetworkName>,
+    /// User to log in as.
+    pub user: Option<String>,
+    /// Whether the node's password is on standard input.
+    pub password_stdin: bool,
+}
+
+impl Target {
+    /// This target, completed by what was said before a nested verb: `networks --node shed ls`.
+    pub fn or(self, outer: Self) -> Self {
+        Self {
+            node: self.node.or(outer.node),
+            network: self.network.or(outer.network),
+            user: self.user.or(outer.user),
+            password_stdin: self.password_stdin || outer.password_stdin,
+        }
+    }
+}
+
+/// Declares the arguments of a verb that acts on a node: its own fields, then those of [`Target`].
+macro_rules! node_verb {
+    ($(#[$($meta:tt)*])* pub struct $name:ident {
+        // argh has to see the tokens of a type, so it cannot be taken as `ty`.
+        $($(#[$($field_meta:tt)*])* pub $field:ident: $ty:ident $(<$inner:ident>)?,)*
+    }) => {
+        #[derive(argh::FromArgs, argh::ArgsInfo, Debug)]
+        $(#[$($meta)*])*
+        pub struct $name {
+            $($(#[$($field_meta)*])* pub $field: $ty $(<$inner>)?,)*
+            /// node to act on, by peer id or name (default: the local agent)
+            #[argh(option, arg_name = "id|name")]
+            pub node: Option<String>,
+            /// network of the node, needed where it is reachable in several
+            #[argh(option, arg_name = "name")]
+            pub network: Option<hive_protocol::NetworkName>,
+            /// user to log in as (environment: HIVE_USER; default: admin)
+            #[argh(option, arg_name = "name")]
+            pub user: Option<String>,
+            /// read the password from standard input (environment: HIVE_PASSWORD)
+            #[argh(switch)]
+            pub password_stdin: bool,
+        }
+
+        impl $name {
+            /// The node acted on.
+            pub fn target(&self) -> $crate::args::Target {
+                $crate::args::Target {
+                    node: self.node.clone(),
+                    network: self.network.clone(),
+                    user: self.user.clone(),
+                    password_stdin: self.password_stdin,
+                }
+            }
+        }
+    };
+}
+pub(crate) use node_verb;
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Parsed {
+    /// A verb with its options.
+    Run(Box<Args>),
+    /// A text to print, and nothing else to do.
+    Print(String),
+}
+
+/// Parses the arguments that follow the program's name.
+pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Parsed> {
+    let args = normalise(args);
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match Args::from_args(&["hivectl"], &words) {
+        Ok(args) if args.version => Ok(Parsed::Print(format!("hivectl {}\n", env!("CARGO_PKG_VERSION")))),
+        Ok(args) => Ok(Parsed::Run(Box::new(args))),
+        Err(EarlyExit { output, status: Ok(()) }) => Ok(Parsed::Print(output)),
+        Err(EarlyExit { output, .. }) => Err(misused(&output)),
+    }
+}
+
+/// argh's complaint as one sentence.
+fn misused(output: &str) -> Error {
+    let mut lines = output.lines().map(str::trim).filter(|l| !l.is_empty());
+    let head = lines.next().unwrap_or("this command line makes no sense").trim_end_matches('.');
+    let rest: Vec<&str> = lines.filter(|l| *l != "help").collect();
+    let what = if rest.is_empty() { head.to_owned() } else { format!("{head} {}", rest.join(", ")) };
+    Error::usage(lower_first(&what)).hint("`hivectl help` and `hivectl VERB --help` show what can be given")
+}
+
+fn lower_first(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|c| c.to_lowercase().collect::<String>() + chars.as_str()).unwrap_or_default()
+}
+
+/// Splits `--option=value` and brings global options to the front; what follows `--` stays as it is.
+fn normalise(args: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut args = args.into_iter();
+    let (mut front, mut rest) = (Vec::new(), Vec::new());
+    while let Some(arg) = args.next() {
+        let (name, value) = match arg.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => (name.to_owned(), Some(value.to_owned())),
+            _ => (arg, None),
+        };
+        match name.as_str() {
+            "--json" | "--quiet" => front.extend([Some(name), value].into_iter().flatten()),
+            "--socket" | "--direct" => front.extend([Some(name), value.or_else(|| args.next())].into_iter().flatten()),
+            "--" => {
+                rest.push(name);
+                rest.extend(args.by_ref());
+            }
+            _ => rest.extend([Some(name), value].into_iter().flatten()),
+        }
+    }
+    front.extend(rest);
+    front
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Status;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn run(line: &str) -> Args {
+        match parse(words(line)) {
+            Ok(Parsed::Run(args)) => *args,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn global_options_stand_anywhere_before_a_double_dash() {
+        assert_eq!(normalise(words("nodes --json --socket=/s")), words("--json --socket /s nodes"));
+        assert_eq!(normalise(words("nodes --socket /s --ls")), words("--socket /s nodes --ls"));
+        assert_eq!(normalise(words("x -- --json a=b --c=d")), words("x -- --json a=b --c=d"));
+        let args = run("id --node=shed --json");
+        assert!(args.json && matches!(args.verb, Some(Verb::Id(id)) if id.node.as_deref() == Some("shed")));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_a_usage_error() {
+        for line in ["nonsense", "nodes --nonsense", "register", "proxy rm", "id --network two:words", "rename"] {
+            let error = parse(words(line)).unwrap_err();
+            assert_eq!(error.status, Status::Usage, "{line}");
+            assert!(!error.what.contains('\n') && error.what.starts_with(char::is_lowercase), "{}", error.what);
+        }
+        let missing = parse(words("register --b64 x")).unwrap_err();
+        assert_eq!(missing.what, "required options not provided: --network");
+    }
+
+    #[test]
+    fn help_and_version_are_no_errors() {
+        for line in
+            ["--help", "-h", "help", "nodes --help", "nodes -h", "networks join -h", "help proxy rm", "proxy help"]
+        {
+            let Ok(Parsed::Print(text)) = parse(words(line)) else { panic!("{line}") };
+            assert!(text.starts_with("Usage: hivectl"), "{text}");
+            assert!(text.contains("Examples:"), "{line}: {text}");
+        }
+        assert!(matches!(parse(words("--version")), Ok(Parsed::Print(v)) if v.starts_with("hivectl 0.")));
+    }
+
+    #[test]
+    fn the_nested_verb_completes_the_outer_target() {
+        let outer = Target { node: Some("a".into()), password_stdin: true, ..Target::default() };
+        let inner = Target { node: Some("b".into()), ..Target::default() };
+        assert_eq!(inner.clone().or(outer.clone()).node.as_deref(), Some("b"));
+        assert!(inner.or(outer.clone()).password_stdin);
+        assert_eq!(Target::default().or(outer.clone()), outer);
+    }
+}

@@ -1,0 +1,251 @@
+//! `proxy`: one side of a tunnel on a node, and the list of those it has.
+
+mod list;
+
+use std::net::IpAddr;
+
+use argh::{ArgsInfo, FromArgs};
+use async_signal::{Signal, Signals};
+use futures::{FutureExt, StreamExt};
+use hive_protocol::{
+    Direction, ProxyId, ProxyKind,
+    message::{BindAddr, ProxyRequest, Request},
+};
+use serde_json::json;
+
+use crate::{
+    app::App,
+    args::{Target, node_verb},
+    client::Client,
+    cmds::{Endpoint, parse_port, required},
+    error::{Error, Result},
+};
+
+node_verb! {
+    /// Add one side of a tunnel on a node; or list, remove, pause those it has.
+    #[argh(
+        subcommand,
+        name = "proxy",
+        help_triggers("-h", "--help", "help"),
+        example = "{command_name} --node gpu --direction ingress --origin laptop:8080 --port 11434\n  \
+                   {command_name} --direction egress --target gpu:11434 --port 8080\n  \
+                   {command_name} ls",
+        note = "A tunnel has two sides: an egress listens on its node and sends to the target port of a peer; there an \
+                ingress lets exactly that peer and port in and connects to its own port. `hivectl forward` adds both."
+    )]
+    pub struct Proxy {
+        /// which side: egress or ingress
+        #[argh(option, arg_name = "side", from_str_fn(parse_direction))]
+        pub direction: Option<Direction>,
+        /// egress: the peer and its port that connections go to
+        #[argh(option, arg_name = "peer:port")]
+        pub target: Option<String>,
+        /// ingress: the peer and its listening port that is let in
+        #[argh(option, arg_name = "peer:port")]
+        pub origin: Option<String>,
+        /// port on the node acted on: an egress listens there, an ingress connects there
+        #[argh(option, from_str_fn(parse_port))]
+        pub port: Option<u16>,
+        /// egress: address to listen on (default: 127.0.0.1)
+        #[argh(option, arg_name = "ip")]
+        pub bind: Option<IpAddr>,
+        /// ingress: host to connect to, as its node sees it (default: 127.0.0.1)
+        #[argh(option)]
+        pub host: Option<String>,
+        /// stay here and remove it when this command ends
+        #[argh(switch)]
+        pub temporary: bool,
+        /// what it carries: tcp
+        #[argh(option)]
+        pub kind: Option<String>,
+        /// whether an ingress ends TLS: false
+        #[argh(option, arg_name = "bool")]
+        pub tls: Option<bool>,
+        /// certificate of --tls: not in this version
+        #[argh(option, arg_name = "prefix")]
+        pub key_prefix: Option<String>,
+        /// host name that an egress asks for: not in this version
+        #[argh(option, arg_name = "host")]
+        pub sni: Option<String>,
+        /// add one if no verb is given
+        #[argh(subcommand)]
+        pub verb: Option<ProxyVerb>,
+    }
+}
+
+/// What to do with the proxies there are.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand)]
+pub enum ProxyVerb {
+    /// List.
+    Ls(Ls),
+    /// Remove.
+    Rm(Rm),
+    /// Start again.
+    Enable(Enable),
+    /// Pause.
+    Disable(Disable),
+}
+
+node_verb! {
+    /// List the proxies of a node with their live state.
+    #[argh(
+        subcommand,
+        name = "ls",
+        help_triggers("-h", "--help", "help"),
+        example = "{command_name}\n  {command_name} --node shed"
+    )]
+    pub struct Ls {}
+}
+
+node_verb! {
+    /// Remove a proxy and end its streams.
+    #[argh(subcommand, name = "rm", help_triggers("-h", "--help", "help"), example = "{command_name} 3 --node shed")]
+    pub struct Rm {
+        /// number of the proxy, as `proxy ls` lists it
+        #[argh(positional)]
+        pub id: ProxyId,
+    }
+}
+
+node_verb! {
+    /// Start a paused proxy.
+    #[argh(subcommand, name = "enable", help_triggers("-h", "--help", "help"), example = "{command_name} 3")]
+    pub struct Enable {
+        /// number of the proxy, as `proxy ls` lists it
+        #[argh(positional)]
+        pub id: ProxyId,
+    }
+}
+
+node_verb! {
+    /// Pause a proxy and end its streams.
+    #[argh(subcommand, name = "disable", help_triggers("-h", "--help", "help"), example = "{command_name} 3")]
+    pub struct Disable {
+        /// number of the proxy, as `proxy ls` lists it
+        #[argh(positional)]
+        pub id: ProxyId,
+    }
+}
+
+/// Adds a proxy, or does what the nested verb says.
+pub async fn run(app: &App, args: &Proxy) -> Result<()> {
+    let outer = args.target();
+    match &args.verb {
+        None => add(app, args).await,
+        Some(_) if args.direction.is_some() => Err(Error::usage("a proxy is added without a verb after its options")),
+        Some(ProxyVerb::Ls(ls)) => {
+            let proxies = app.connect(&ls.target().or(outer)).await?.proxies().await?;
+            app.out.show(&proxies, || app.out.table(&list::table(&proxies)))
+        }
+        Some(ProxyVerb::Rm(rm)) => {
+            change(app, &rm.target().or(outer), rm.id, Request::ProxyRemove { id: rm.id }, "removed").await
+        }
+        Some(ProxyVerb::Enable(enable)) => {
+            let request = Request::ProxyEnable { id: enable.id, enabled: true };
+            change(app, &enable.target().or(outer), enable.id, request, "enabled").await
+        }
+        Some(ProxyVerb::Disable(disable)) => {
+            let request = Request::ProxyEnable { id: disable.id, enabled: false };
+            change(app, &disable.target().or(outer), disable.id, request, "disabled").await
+        }
+    }
+}
+
+async fn change(app: &App, target: &Target, id: ProxyId, request: Request, what: &str) -> Result<()> {
+    let mut client = app.connect(target).await?;
+    client.done(request).await?;
+    app.out.done(&json!({ "id": id }), || format!("proxy {id} at {} {what}", client.name))
+}
+
+async fn add(app: &App, args: &Proxy) -> Result<()> {
+    let request = request(args)?;
+    let mut client = app.connect(&args.target()).await?;
+    let id = client.add_proxy(request.clone()).await?;
+    let shown = sentence(id, &client, &request);
+    app.out.done(&json!({ "id": id }), || shown)?;
+    if args.temporary { stay(&mut client).await } else { Ok(()) }
+}
+
+/// The proxy lives as long as the conversation.
+async fn stay(client: &mut Client) -> Result<()> {
+    let failed = |e| Error::failed(format!("cannot wait for signals: {e}"));
+    let mut signals = Signals::new([Signal::Int, Signal::Term, Signal::Hup]).map_err(failed)?;
+    let closed = client.closed().fuse();
+    futures::pin_mut!(closed);
+    futures::select! {
+        error = closed => Err(error),
+        _ = signals.next().fuse() => Ok(()),
+    }
+}
+
+fn sentence(id: ProxyId, client: &Client, request: &ProxyRequest) -> String {
+    let ProxyRequest { port, peer, peer_port, .. } = request;
+    let what = match request.direction {
+        Direction::Egress => format!("port {port} leads to {peer}:{peer_port}"),
+        Direction::Ingress => format!("{peer}:{peer_port} is let in to port {port}"),
+    };
+    let end = if request.temporary { " until this command ends (Ctrl-C)" } else { "" };
+    format!("proxy {id} at {}: {what}{end}", client.name)
+}
+
+/// The request that the flags make, if they make one.
+fn request(args: &Proxy) -> Result<ProxyRequest> {
+    refuse_later_options(args)?;
+    let direction = required(args.direction, "--direction egress or --direction ingress")?;
+    let egress = direction == Direction::Egress;
+    let (wanted, other, name) =
+        if egress { (&args.target, &args.origin, "--target") } else { (&args.origin, &args.target, "--origin") };
+    let misplaced = [
+        (other.is_some(), "--target or --origin"),
+        (args.bind.is_some() && !egress, "--bind"),
+        (args.host.is_some() && egress, "--host"),
+    ];
+    if let Some((_, option)) = misplaced.into_iter().find(|(given, _)| *given) {
+        let side = if egress {
+            "an egress, which has --target and --bind"
+        } else {
+            "an ingress, which has --origin and --host"
+        };
+        return Err(Error::usage(format!("{option} does not go with {side}")));
+    }
+    let peer = required(wanted.as_deref(), &format!("{name} PEER:PORT"))?;
+    let Endpoint { node: peer, port: peer_port } =
+        peer.parse().map_err(|e| Error::usage(format!("{name} {peer}: {e}")))?;
+    Ok(ProxyRequest {
+        direction,
+        kind: ProxyKind::Tcp,
+        port: required(args.port, "--port PORT")?,
+        peer,
+        peer_port,
+        network: args.network.clone(),
+        bind: args.bind.map(BindAddr),
+        host: args.host.clone(),
+        temporary: args.temporary,
+    })
+}
+
+/// These belong to the command line that was agreed on; the node side comes with a later version.
+fn refuse_later_options(args: &Proxy) -> Result<()> {
+    let refused = match &args.kind {
+        Some(kind) if kind != "tcp" => Some(format!("--kind {kind}")),
+        _ if args.tls == Some(true) => Some("--tls true".to_owned()),
+        _ if args.key_prefix.is_some() => Some("--key-prefix".to_owned()),
+        _ => args.sni.as_ref().map(|_| "--sni".to_owned()),
+    };
+    refused.map_or(Ok(()), |option| {
+        Err(Error::usage(format!("{option} is not in this version"))
+            .hint("a proxy carries any protocol over TCP as it is"))
+    })
+}
+
+fn parse_direction(text: &str) -> Result<Direction, String> {
+    match text {
+        "egress" => Ok(Direction::Egress),
+        "ingress" => Ok(Direction::Ingress),
+        _ => Err("expected egress or ingress".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! From flags to requests.
+
+use super::*;
+use crate::{
+    args::{Parsed, Verb, parse},
+    error::Status,
+};
+
+fn flags(line: &str) -> Result<ProxyRequest> {
+    let words = format!("proxy {line}").split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let Parsed::Run(args) = parse(words)? else { panic!("{line} prints") };
+    let Some(Verb::Proxy(proxy)) = args.verb else { panic!("{line} is another verb") };
+    request(&proxy)
+}
+
+#[test]
+fn the_flags_of_the_original_make_requests() {
+    let egress = flags("--direction egress --target shed:80 --port 8080 --bind 0.0.0.0 --network home").unwrap();
+    let expected = ProxyRequest {
+        direction: Direction::Egress,
+        kind: ProxyKind::Tcp,
+        port: 8080,
+        peer: "shed".into(),
+        peer_port: 80,
+        network: Some("home".parse().unwrap()),
+        bind: Some(BindAddr("0.0.0.0".parse().unwrap())),
+        host: None,
+        temporary: false,
+    };
+    assert_eq!(egress, expected);
+    let ingress = flags("--direction ingress --origin laptop:8080 --port 80 --host db.lan --temporary").unwrap();
+    let changes =
+        ProxyRequest { direction: Direction::Ingress, port: 80, peer: "laptop".into(), peer_port: 8080, ..expected };
+    assert_eq!(
+        ingress,
+        ProxyRequest { network: None, bind: None, host: Some("db.lan".into()), temporary: true, ..changes }
+    );
+}
+
+#[test]
+fn what_does_not_fit_together_is_a_usage_error() {
+    for line in [
+        "",
+        "--direction egress --port 80",
+        "--direction egress --target shed:80",
+        "--direction egress --origin shed:80 --port 80",
+        "--direction egress --target shed:80 --port 80 --host x",
+        "--direction ingress --target shed:80 --port 80",
+        "--direction ingress --origin shed:80 --port 80 --bind 127.0.0.1",
+        "--direction sideways --target shed:80 --port 80",
+        "--direction egress --target shed --port 80",
+        "--direction egress --target shed:80 --port 0",
+    ] {
+        assert_eq!(flags(line).unwrap_err().status, Status::Usage, "{line}");
+    }
+}
+
+#[test]
+fn options_of_later_versions_say_so() {
+    let base = "--direction ingress --origin shed:80 --port 80";
+    for option in ["--tls true --key-prefix p", "--key-prefix p", "--sni example.org", "--kind ssh"] {
+        let error = flags(&format!("{base} {option}")).unwrap_err();
+        assert!(error.what.ends_with("is not in this version"), "{}", error.what);
+    }
+    assert!(flags(&format!("{base} --tls false --kind tcp")).is_ok());
+}
+
+#[test]
+fn the_list_and_the_rest_are_nested_verbs() {
+    let parsed = parse(["proxy", "--node", "a", "rm", "7", "--node", "b"].map(str::to_owned)).unwrap();
+    let Parsed::Run(args) = parsed else { panic!() };
+    let Some(Verb::Proxy(Proxy { verb: Some(ProxyVerb::Rm(rm)), node, .. })) = args.verb else { panic!() };
+    assert_eq!((rm.id, rm.node.as_deref(), node.as_deref()), (7, Some("b"), Some("a")));
+}
