@@ -37,6 +37,8 @@ pub(crate) struct Connection {
     pub strikes: u32,
     /// When the shell was last asked to close this one if idle.
     pub spare_since: Option<Duration>,
+    /// The peer may believe that it has joined a network from which it was expelled: a new connection would tell it.
+    pub doubtful: bool,
     early: VecDeque<PeerMessage>,
     held: bool,
     closing: bool,
@@ -71,6 +73,7 @@ impl Connection {
             compare_at: BTreeMap::new(),
             strikes: 0,
             spare_since: None,
+            doubtful: false,
             early: VecDeque::new(),
             held: false,
             closing: false,

@@ -149,7 +149,8 @@ impl Core {
         }
     }
 
-    /// Takes a network from the connections for which `which` holds, and closes those that have nothing left.
+    /// Takes a network from the connections for which `which` holds, and closes those that have nothing left. The
+    /// others are closed once idle: no message tells a peer that it was expelled, only its next join does.
     pub(crate) fn expel(
         &mut self,
         network: &NetworkName,
@@ -160,10 +161,13 @@ impl Core {
         let expelled = self.connections.expel(network, now.mono, which);
         self.routes_changed |= !expelled.is_empty();
         for conn in expelled {
-            if self.connections.get(conn).is_some_and(|c| c.joined.is_empty() && !c.is_held()) {
+            let Some(connection) = self.connections.get_mut(conn) else { continue };
+            connection.doubtful = true;
+            if connection.joined.is_empty() && !connection.is_held() {
                 self.close(conn, reason);
             }
         }
+        self.path.review_at(now.mono);
     }
 
     /// Connections that were joined by a password whose grace is over lose that network.

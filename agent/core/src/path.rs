@@ -275,10 +275,12 @@ impl Paths {
     ) -> Vec<ConnId> {
         let mut spare = doubles(me, connections);
         spare.extend(surplus(wants, connections));
+        spare.extend(connections.iter().filter(|(_, c)| c.doubtful && !c.joined.is_empty()).map(|(id, _)| id));
         let mut close = Vec::new();
         for id in spare {
             let Some(connection) = connections.get_mut(id) else { continue };
-            let due = connection.spare_since.map_or(connection.since + SPARE_AGE, |said| said + SPARE_AGAIN);
+            let first = if connection.doubtful { now } else { connection.since + SPARE_AGE };
+            let due = connection.spare_since.map_or(first, |said| said + SPARE_AGAIN);
             if due <= now {
                 connection.spare_since = Some(now);
                 close.push(id);

@@ -3,13 +3,13 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use hive_protocol::{
-    Carrier, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName, PathKind,
+    Carrier, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName, PathKind, ProxySpec,
     message::{Failure, FailureCode},
     password::Secret,
 };
 use multiaddr::{Multiaddr, Protocol};
 
-use crate::{ConnId, Core, Now, Routes, connections::Connection, peers::Entry};
+use crate::{Admin, ConnId, Core, Now, Routes, connections::Connection, peers::Entry};
 
 /// A connection as the core knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,6 +146,17 @@ impl Core {
         let Some((_, connection)) = self.connections.best(node) else { return (PathKind::None, None, None) };
         let kind = if connection.relayed { PathKind::Relayed } else { PathKind::Direct };
         (kind, Some(carrier(connection)), connection.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0))
+    }
+
+    /// The proxies, by number.
+    pub fn proxies(&self) -> impl Iterator<Item = &ProxySpec> {
+        self.proxies.all()
+    }
+
+    /// The admin account, if there is one.
+    #[must_use]
+    pub fn admin(&self) -> Option<&Admin> {
+        self.sessions.admin()
     }
 
     /// The present routes; [`crate::Output::RoutesChanged`] announces new ones.

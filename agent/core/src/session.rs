@@ -40,6 +40,10 @@ impl Sessions {
         Self { admin, open: stored.into_iter().map(open).collect(), fake_key }
     }
 
+    pub fn admin(&self) -> Option<&Admin> {
+        self.admin.as_ref()
+    }
+
     /// Replaces the account; sessions of another user or password end.
     pub fn set_admin(&mut self, admin: Admin, out: &mut Outbox) {
         if self.admin.as_ref() == Some(&admin) {

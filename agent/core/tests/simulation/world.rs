@@ -1,0 +1,559 @@
+//! The made-up world: clocks, a network, disks, and the cores in it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    time::Duration,
+};
+
+use hive_core::{Change, Config, ConnId, Core, Event, Now, Output, Source, Stored, StoredNetwork};
+pub use hive_protocol::NetworkName;
+use hive_protocol::{
+    Identity, NodeId, NodeName, SignedRecord, Timestamp, frame,
+    password::Secret,
+    peer::{JoinRefusal, PeerMessage},
+};
+use libp2p_identity::ed25519;
+use multiaddr::Multiaddr;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+const EPOCH: u64 = 1_760_000_000_000;
+/// After this a node notices that the other end is silent.
+const DEAD: Duration = Duration::from_secs(12);
+
+/// What is going to happen, to whom.
+enum Happening {
+    Timer {
+        node: usize,
+        life: u32,
+    },
+    Tell {
+        node: usize,
+        life: u32,
+        event: Event,
+    },
+    /// A dial arrives.
+    Dial {
+        from: usize,
+        life: u32,
+        peer: NodeId,
+        addresses: Vec<Multiaddr>,
+    },
+    /// An opening of a join arrives at the other side.
+    Join {
+        conn: ConnId,
+        network: NetworkName,
+        secrets: Vec<Secret>,
+    },
+    /// A message arrives.
+    Message {
+        conn: ConnId,
+        message: PeerMessage,
+    },
+    Down {
+        conn: ConnId,
+    },
+}
+
+struct Node {
+    key: ed25519::Keypair,
+    id: NodeId,
+    core: Option<Core>,
+    /// Counts starts: what was meant for an earlier life never arrives.
+    life: u32,
+    started: Duration,
+    skew: u64,
+    disk: Stored,
+    address: Multiaddr,
+    side: u8,
+    timer: Option<Duration>,
+    registered: BTreeSet<bool>,
+}
+
+/// One end of a connection: whose it is, and the other end.
+#[derive(Clone, Copy)]
+struct End {
+    node: usize,
+    other: ConnId,
+}
+
+pub struct World {
+    time: Duration,
+    order: u64,
+    queue: BTreeMap<(Duration, u64), Happening>,
+    nodes: Vec<Node>,
+    ends: BTreeMap<ConnId, End>,
+    /// Where each address leads now.
+    places: BTreeMap<Multiaddr, usize>,
+    next_conn: u64,
+    next_place: u32,
+    parted: bool,
+    rng: StdRng,
+    /// Who was ever a member by the right password, and who is kept out by whom.
+    pub members: BTreeMap<NetworkName, BTreeSet<usize>>,
+    pub ever: BTreeMap<NetworkName, BTreeSet<usize>>,
+    pub bans: BTreeSet<(usize, usize, NetworkName)>,
+}
+
+pub fn secret(password: &str) -> Secret {
+    let mut bytes = [0; 32];
+    bytes[..password.len()].copy_from_slice(password.as_bytes());
+    Secret::from_bytes(bytes)
+}
+
+impl World {
+    pub fn new(seed: u64, count: usize) -> Self {
+        let mut world = Self {
+            time: Duration::from_secs(1),
+            order: 0,
+            queue: BTreeMap::new(),
+            nodes: Vec::new(),
+            ends: BTreeMap::new(),
+            places: BTreeMap::new(),
+            next_conn: 1,
+            next_place: 1,
+            parted: false,
+            rng: StdRng::seed_from_u64(seed),
+            members: BTreeMap::new(),
+            ever: BTreeMap::new(),
+            bans: BTreeSet::new(),
+        };
+        for index in 0..count {
+            world.add(index);
+            world.start(index);
+        }
+        world
+    }
+
+    fn add(&mut self, index: usize) {
+        let secret = ed25519::SecretKey::try_from_bytes(self.rng.random::<[u8; 32]>()).unwrap();
+        let key = ed25519::Keypair::from(secret);
+        let address = self.place(index);
+        let name = format!("node{index}").parse().unwrap();
+        let disk = Stored {
+            name,
+            networks: Vec::new(),
+            records: Vec::new(),
+            proxies: Vec::new(),
+            next_proxy: 1,
+            admin: None,
+            sessions: Vec::new(),
+        };
+        self.nodes.push(Node {
+            id: NodeId::from(&key.public()),
+            key,
+            core: None,
+            life: 0,
+            started: Duration::ZERO,
+            skew: self.rng.random_range(0..4000),
+            disk,
+            address,
+            side: 0,
+            timer: None,
+            registered: BTreeSet::new(),
+        });
+    }
+
+    fn place(&mut self, node: usize) -> Multiaddr {
+        let [_, a, b, c] = self.next_place.to_be_bytes();
+        self.next_place += 1;
+        let address: Multiaddr = format!("/ip4/10.{a}.{b}.{c}/tcp/4180").parse().unwrap();
+        self.places.insert(address.clone(), node);
+        address
+    }
+
+    pub fn pick(&mut self, from: Range<usize>) -> usize {
+        self.rng.random_range(from)
+    }
+
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub fn id(&self, node: usize) -> NodeId {
+        self.nodes[node].id
+    }
+
+    pub fn index(&self, id: &NodeId) -> usize {
+        self.nodes.iter().position(|n| n.id == *id).unwrap()
+    }
+
+    pub fn name(&self, node: usize) -> NodeName {
+        self.nodes[node].disk.name.clone()
+    }
+
+    pub fn address(&self, node: usize) -> &Multiaddr {
+        &self.nodes[node].address
+    }
+
+    pub fn is_up(&self, node: usize) -> bool {
+        self.nodes[node].core.is_some()
+    }
+
+    pub fn core(&self, node: usize) -> &Core {
+        self.nodes[node].core.as_ref().unwrap()
+    }
+
+    pub fn registered(&self, node: usize) -> BTreeSet<bool> {
+        self.nodes[node].registered.clone()
+    }
+
+    pub fn conns(&self, node: usize) -> impl Iterator<Item = ConnId> {
+        self.ends.iter().filter(move |(_, end)| end.node == node).map(|(conn, _)| *conn)
+    }
+
+    /// Connections of a node that have joined a network, as it sees it.
+    pub fn joined(&self, node: usize, network: &NetworkName) -> usize {
+        let routes = self.core(node).routes();
+        self.conns(node).filter(|conn| routes.joined(*conn, network)).count()
+    }
+
+    pub fn knows(&self, node: usize, name: &NodeName) -> bool {
+        self.core(node).nodes(self.now(node)).iter().any(|row| row.node_name == *name)
+    }
+
+    pub fn now(&self, node: usize) -> Now {
+        let node = &self.nodes[node];
+        let wall = EPOCH + node.skew + u64::try_from(self.time.as_millis()).unwrap();
+        Now { mono: self.time - node.started, wall: Timestamp(wall) }
+    }
+
+    /// Lets time pass.
+    pub fn run(&mut self, span: Duration) {
+        let end = self.time + span;
+        while let Some(next) = self.queue.first_entry().filter(|e| e.key().0 <= end) {
+            self.time = next.key().0;
+            let happening = next.remove();
+            self.happen(happening);
+        }
+        self.time = end;
+    }
+
+    fn later(&mut self, after: Duration, happening: Happening) {
+        self.order += 1;
+        self.queue.insert((self.time + after, self.order), happening);
+    }
+
+    /// One way between two nodes; always the same for a pair, so messages keep their order.
+    fn latency(a: usize, b: usize) -> Duration {
+        Duration::from_millis(5 + (a * 7 + b * 7 + a * b) as u64 % 60)
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Timer { node, life } => {
+                let due = self.nodes[node].life == life && self.nodes[node].timer == Some(self.time);
+                if due {
+                    self.tell(node, Event::Timeout);
+                }
+            }
+            Happening::Tell { node, life, event } => {
+                if self.nodes[node].life == life {
+                    self.tell(node, event);
+                }
+            }
+            Happening::Dial { from, life, peer, addresses } => self.dialled(from, life, peer, &addresses),
+            Happening::Join { conn, network, secrets } => self.join_arrived(conn, network, &secrets),
+            Happening::Message { conn, message } => {
+                if let Some(end) = self.ends.get(&conn).copied() {
+                    self.tell(end.node, Event::Sync { conn, message });
+                }
+            }
+            Happening::Down { conn } => {
+                if let Some(end) = self.ends.remove(&conn) {
+                    self.tell(end.node, Event::Disconnected { conn });
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, node: usize, event: Event) {
+        self.command(node, |core, now| core.handle(event, now));
+    }
+
+    /// Calls a core, then carries out what it says, as the shell does.
+    fn command<T>(&mut self, node: usize, call: impl FnOnce(&mut Core, Now) -> T) -> Option<T> {
+        let now = self.now(node);
+        let core = self.nodes[node].core.as_mut()?;
+        let result = call(core, now);
+        let mut outputs = Vec::new();
+        while let Some(output) = core.poll_output() {
+            outputs.push(output);
+        }
+        let due = core.poll_timeout();
+        for output in outputs {
+            self.carry_out(node, output);
+        }
+        self.arm(node, due);
+        Some(result)
+    }
+
+    fn arm(&mut self, node: usize, due: Option<Duration>) {
+        let started = self.nodes[node].started;
+        let Some(at) = due.map(|due| (started + due).max(self.time + Duration::from_millis(1))) else { return };
+        if self.nodes[node].timer != Some(at) {
+            self.nodes[node].timer = Some(at);
+            let life = self.nodes[node].life;
+            self.later(at - self.time, Happening::Timer { node, life });
+        }
+    }
+
+    fn carry_out(&mut self, node: usize, output: Output) {
+        let life = self.nodes[node].life;
+        match output {
+            Output::Persist(change) => apply(&mut self.nodes[node].disk, change),
+            Output::Dial { peer, addresses } => {
+                assert!(!addresses.is_empty() && peer != self.nodes[node].id);
+                self.later(Duration::from_millis(40), Happening::Dial { from: node, life, peer, addresses });
+            }
+            Output::Join { conn, network } => self.open_join(node, conn, network),
+            Output::Send { conn, message } => self.send(conn, message),
+            Output::Close { conn, .. } | Output::CloseIfIdle { conn } => self.cut(conn, Duration::from_millis(1)),
+            Output::Registered { result, .. } => {
+                self.nodes[node].registered.insert(result.is_ok());
+            }
+            Output::RoutesChanged | Output::SessionEnded { .. } => {}
+        }
+    }
+
+    fn send(&mut self, conn: ConnId, message: PeerMessage) {
+        assert!(frame::encode(&message, frame::PEER_MAX).is_ok(), "a message fits its frame");
+        let Some(end) = self.ends.get(&conn).copied() else { return };
+        let Some(other) = self.ends.get(&end.other).copied() else { return };
+        if self.reaches(end.node, other.node) {
+            self.later(Self::latency(end.node, other.node), Happening::Message { conn: end.other, message });
+        }
+    }
+
+    fn reaches(&self, a: usize, b: usize) -> bool {
+        !self.parted || self.nodes[a].side == self.nodes[b].side
+    }
+
+    fn dialled(&mut self, from: usize, life: u32, peer: NodeId, addresses: &[Multiaddr]) {
+        if self.nodes[from].life != life {
+            return;
+        }
+        let at = addresses.iter().filter_map(|address| Some((address, *self.places.get(address)?)));
+        let there =
+            |(_, to): &(&Multiaddr, usize)| self.is_up(*to) && self.nodes[*to].id == peer && self.reaches(from, *to);
+        let Some((address, to)) = at.into_iter().find(there) else {
+            let event = Event::DialFailed { peer, reason: "no route to host".into() };
+            self.later(Duration::from_millis(500), Happening::Tell { node: from, life, event });
+            return;
+        };
+        let (near, far) = (ConnId(self.next_conn), ConnId(self.next_conn + 1));
+        self.next_conn += 2;
+        self.ends.insert(near, End { node: from, other: far });
+        self.ends.insert(far, End { node: to, other: near });
+        let address = address.clone();
+        let back = self.nodes[from].address.clone();
+        let caller = self.nodes[from].id;
+        let far_event = Event::Connected { conn: far, peer: caller, dialled: false, address: back, relayed: false };
+        self.tell(to, far_event);
+        self.tell(from, Event::Connected { conn: near, peer, dialled: true, address, relayed: false });
+    }
+
+    fn open_join(&mut self, node: usize, conn: ConnId, network: NetworkName) {
+        let Some(end) = self.ends.get(&conn).copied() else { return };
+        let Some(other) = self.ends.get(&end.other).copied() else { return };
+        let secrets = self.core(node).join_secrets(&network, &self.nodes[other.node].id, self.now(node));
+        if self.reaches(node, other.node) {
+            let happening = Happening::Join { conn: end.other, network, secrets };
+            self.later(Self::latency(node, other.node), happening);
+        }
+    }
+
+    /// The key exchange, in essence: both learn whether they share a password, and which.
+    fn join_arrived(&mut self, conn: ConnId, network: NetworkName, theirs: &[Secret]) {
+        let Some(here) = self.ends.get(&conn).copied() else { return };
+        let Some(there) = self.ends.get(&here.other).copied() else { return };
+        let way = Self::latency(here.node, there.node);
+        let source = Source { peer: Some(self.nodes[there.node].id), ip: None };
+        let asked = self.command(here.node, |core, now| core.attempt(source, now));
+        let ours = self.core(here.node).join_secrets(&network, &self.nodes[there.node].id, self.now(here.node));
+        let shared = theirs.iter().enumerate().find_map(|(i, s)| Some((i, ours.iter().position(|o| o == s)?)));
+        let to_them = match (asked, shared) {
+            (Some(Err(_)), _) => refused(here.other, &network, JoinRefusal::TryLater),
+            (_, None) => {
+                self.tell(here.node, Event::JoinRefused { network: network.clone() });
+                refused(here.other, &network, JoinRefusal::NotAccepted)
+            }
+            (_, Some((their_slot, our_slot))) => {
+                self.command(here.node, |core, now| core.succeeded(source, now));
+                // The last step of the exchange may be overtaken by the first message of table sync.
+                let late = way * 2 + Duration::from_millis(3);
+                let event = Event::Joined { conn, network: network.clone(), old_password: our_slot == 1 };
+                let life = self.nodes[here.node].life;
+                self.later(late, Happening::Tell { node: here.node, life, event });
+                Event::Joined { conn: here.other, network: network.clone(), old_password: their_slot == 1 }
+            }
+        };
+        let life = self.nodes[there.node].life;
+        self.later(way, Happening::Tell { node: there.node, life, event: to_them });
+    }
+
+    fn cut(&mut self, conn: ConnId, after: Duration) {
+        let Some(end) = self.ends.get(&conn).copied() else { return };
+        self.later(after, Happening::Down { conn });
+        let way = self.ends.get(&end.other).map_or(after, |other| Self::latency(end.node, other.node));
+        self.later(after + way, Happening::Down { conn: end.other });
+    }
+}
+
+fn refused(conn: ConnId, network: &NetworkName, why: JoinRefusal) -> Event {
+    Event::JoinFailed { conn, network: network.clone(), refusal: Some(why) }
+}
+
+/// What people and fate do.
+impl World {
+    pub fn join(&mut self, node: usize, network: &NetworkName, password: &str) {
+        self.command(node, |core, now| core.join_network(network, secret(password), now).unwrap());
+        if password == "right" {
+            self.members.entry(network.clone()).or_default().insert(node);
+            self.ever.entry(network.clone()).or_default().insert(node);
+        }
+    }
+
+    pub fn register(&mut self, node: usize, other: usize, network: &NetworkName) {
+        let other = &self.nodes[other];
+        let (name, addresses) = (other.disk.name.clone(), vec![other.address.clone()]);
+        let identity = Identity { node: other.id, name, addresses };
+        self.command(node, |core, now| core.register(&identity, network, now).unwrap());
+    }
+
+    pub fn rotate(&mut self, node: usize, network: &NetworkName, password: &str, grace: Duration) {
+        self.command(node, |core, now| core.rotate(network, secret(password), grace, now).unwrap());
+    }
+
+    pub fn rename(&mut self, node: usize) {
+        let name: NodeName = format!("node{node}-{}", self.order).parse().unwrap();
+        self.command(node, |core, now| core.rename(name, now));
+    }
+
+    pub fn move_house(&mut self, node: usize) {
+        if self.is_up(node) {
+            let old = self.nodes[node].address.clone();
+            self.places.remove(&old);
+            let address = self.place(node);
+            self.nodes[node].address = address.clone();
+            self.tell(node, Event::Addresses(vec![address]));
+        }
+    }
+
+    pub fn leave(&mut self, node: usize, network: &NetworkName) {
+        // Somebody must stay; and who leaves unheard would be a member to the others until its record lapses.
+        let members = &self.members[network];
+        if !members.contains(&node) || members.len() < 10 || !self.is_up(node) || self.parted {
+            return;
+        }
+        if self.joined(node, network) == 0 {
+            return;
+        }
+        self.command(node, |core, now| core.leave_network(network, now).unwrap());
+        self.members.get_mut(network).unwrap().remove(&node);
+        self.bans.retain(|(by, _, of)| (*by, of) != (node, network));
+    }
+
+    pub fn ban(&mut self, by: usize, node: usize, network: &NetworkName, banned: bool) {
+        if by == node || !self.is_up(by) || !self.members[network].contains(&by) {
+            return;
+        }
+        let id = self.id(node);
+        self.command(by, |core, now| core.ban(Some(network), id, banned, now).unwrap());
+        let key = (by, node, network.clone());
+        if banned {
+            self.bans.insert(key)
+        } else {
+            self.bans.remove(&key)
+        };
+    }
+
+    pub fn cut_one(&mut self) {
+        let conns: Vec<_> = self.ends.keys().copied().collect();
+        if !conns.is_empty() {
+            let at = self.pick(0..conns.len());
+            self.cut(conns[at], Duration::ZERO);
+        }
+    }
+
+    /// Splits the world in two; connections across notice after a while.
+    pub fn part(&mut self) {
+        if self.parted {
+            return;
+        }
+        self.parted = true;
+        for node in 0..self.nodes.len() {
+            self.nodes[node].side = self.rng.random_range(0..2);
+        }
+        let parted = |end: &End| self.ends.get(&end.other).is_some_and(|other| !self.reaches(end.node, other.node));
+        let across: Vec<_> = self.ends.iter().filter(|(_, end)| parted(end)).map(|(conn, _)| *conn).collect();
+        for conn in across {
+            self.later(DEAD, Happening::Down { conn });
+        }
+    }
+
+    pub fn unpart(&mut self) {
+        self.parted = false;
+    }
+
+    pub fn crash(&mut self, node: usize) {
+        let life = &mut self.nodes[node].life;
+        *life += 1;
+        self.nodes[node].core = None;
+        for conn in self.conns(node).collect::<Vec<_>>() {
+            if let Some(end) = self.ends.remove(&conn) {
+                self.later(Duration::from_millis(20), Happening::Down { conn: end.other });
+            }
+        }
+    }
+
+    pub fn start(&mut self, node: usize) {
+        if self.is_up(node) {
+            return;
+        }
+        self.nodes[node].started = self.time - Duration::from_millis(10);
+        let seed = self.rng.random::<[u8; 32]>();
+        let now = self.now(node);
+        let it = &mut self.nodes[node];
+        let config = Config { key: it.key.clone(), version: "0.1.0".into(), target: "simulated".into() };
+        it.core = Some(Core::new(config, it.disk.clone(), seed, now));
+        let address = it.address.clone();
+        self.tell(node, Event::Addresses(vec![address]));
+    }
+
+    /// Ends all mishaps: whoever is down starts, whoever is apart meets.
+    pub fn heal(&mut self) {
+        self.unpart();
+        (0..self.nodes.len()).for_each(|node| self.start(node));
+    }
+}
+
+fn apply(disk: &mut Stored, change: Change) {
+    let of = |record: &SignedRecord| record.read().map(|r| (r.network, r.node)).unwrap();
+    match change {
+        Change::Name(name) => disk.name = name,
+        Change::Network(network) => {
+            forget_network(&mut disk.networks, &network.name);
+            disk.networks.push(network);
+        }
+        Change::NetworkGone(name) => {
+            forget_network(&mut disk.networks, &name);
+            disk.records.retain(|(record, _)| of(record).0 != name);
+        }
+        Change::Record { network, node, record, contact } => {
+            disk.records.retain(|(held, _)| of(held) != (network.clone(), node));
+            disk.records.push((record, contact));
+        }
+        Change::Contact { network, node, contact } => {
+            let held = disk.records.iter_mut().find(|(held, _)| of(held) == (network.clone(), node));
+            held.expect("a contact of a stored record").1 = contact;
+        }
+        Change::RecordGone { network, node } => disk.records.retain(|(held, _)| of(held) != (network.clone(), node)),
+        Change::Proxy(_) | Change::NextProxy(_) | Change::ProxyGone(_) => {}
+        Change::Admin(_) | Change::Session(_) | Change::SessionGone(_) => {}
+    }
+}
+
+fn forget_network(networks: &mut Vec<StoredNetwork>, name: &NetworkName) {
+    networks.retain(|network| network.name != *name);
+}
