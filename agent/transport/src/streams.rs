@@ -59,6 +59,10 @@ pub struct Limits {
     pub held_per_connection: usize,
     /// Requests to open a stream that wait for one connection; more callers wait their turn.
     pub requests_per_connection: usize,
+    /// Streams of one connection, both directions together, from which on none is opened from here. Keep it far
+    /// below [`Options::max_streams`](crate::Options::max_streams): meeting that ends the whole connection, and the
+    /// remote may be slow to drop what we have closed.
+    pub streams_per_connection: usize,
     /// Streams of one stranger's connection at once, counted until they are dropped; more are reset.
     pub streams_of_stranger: usize,
     /// From asking for a stream to having it.
@@ -71,6 +75,8 @@ impl Default for Limits {
             incoming: 256,
             held_per_connection: 1024,
             requests_per_connection: 256,
+            // 2,048 tunnelled streams and a quarter more for control and for those that end.
+            streams_per_connection: 2560,
             streams_of_stranger: 4,
             open_timeout: Duration::from_secs(10),
         }

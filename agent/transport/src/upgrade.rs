@@ -51,8 +51,8 @@ pub struct Options {
     pub handshake_timeout: Duration,
     /// From resolving a name to the multiplexer, for connections that we open.
     pub dial_timeout: Duration,
-    /// Streams of one connection, both directions together. yamux promises 256 KiB of window for each out of a
-    /// total of 1 GiB, so 4,096 is the most.
+    /// Streams of one connection, both directions together; one more ends the connection. yamux promises 256 KiB of
+    /// window for each out of a total of 1 GiB, so 4,096 is the most.
     pub max_streams: usize,
     /// Runs the task of each connection: by default on one thread, shared by all swarms of the process.
     pub executor: Executor,
@@ -67,7 +67,6 @@ impl Default for Options {
             security: Security::default(),
             handshake_timeout: Duration::from_secs(10),
             dial_timeout: Duration::from_secs(15),
-            // 2,048 tunnelled streams, and as many again for those ending and for control.
             max_streams: MAX_STREAMS,
             executor: run_apart,
         }

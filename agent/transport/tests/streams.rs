@@ -65,6 +65,48 @@ fn a_burst_of_512_waits_for_a_slow_receiver() {
 }
 
 #[test]
+fn two_thousand_streams_live_on_one_connection() {
+    smol::block_on(async {
+        let pair = Pair::admitted(Setup::default()).await;
+        smol::spawn(echo(pair.incoming_b)).detach();
+        let (control, peer) = (&pair.a.control, pair.b.id);
+        let open = stream::iter(0..2048).map(async |_| {
+            let (_, mut stream) = control.open(peer, MEMBER).await.unwrap();
+            stream.write_all(b"x").await.unwrap();
+            stream.flush().await.unwrap();
+            stream.read_exact(&mut [0]).await.unwrap();
+            stream
+        });
+        let mut streams: Vec<_> = within(open.buffer_unordered(64).collect()).await;
+        // All of them still work.
+        for stream in &mut streams {
+            stream.write_all(b"y").await.unwrap();
+            stream.flush().await.unwrap();
+            within(stream.read_exact(&mut [0])).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_full_connection_refuses_and_lives() {
+    smol::block_on(async {
+        let mut setup = Setup::default();
+        setup.streams.streams_per_connection = 2;
+        let pair = Pair::admitted(setup).await;
+        smol::spawn(echo(pair.incoming_b)).detach();
+        let (control, peer) = (&pair.a.control, pair.b.id);
+        let (_, first) = control.open(peer, MEMBER).await.unwrap();
+        let (_, second) = control.open(peer, MEMBER).await.unwrap();
+        assert_eq!(control.open(peer, MEMBER).await.unwrap_err(), OpenError::TooManyStreams);
+        drop(first);
+        let (_, third) = control.open(peer, MEMBER).await.unwrap();
+        for stream in [second, third] {
+            assert_eq!(within(round_trip(stream, b"x")).await.unwrap(), b"x");
+        }
+    });
+}
+
+#[test]
 fn beyond_the_bound_a_stream_is_reset_and_the_rest_lives() {
     const OPENED: usize = 32;
     // One fits the queue, four are held back.

@@ -23,6 +23,9 @@ pub enum OpenError {
     /// The remote does not accept the protocol from us.
     #[error("the remote refused the protocol")]
     Refused,
+    /// [`Limits::streams_per_connection`](super::Limits::streams_per_connection) are open.
+    #[error("too many streams are open on the connection")]
+    TooManyStreams,
     /// The connection ended meanwhile.
     #[error("the connection closed")]
     Closed,
@@ -43,21 +46,24 @@ impl Control {
     }
 
     /// Opens a stream on the best connection to `peer`: direct before relayed, then the oldest; for a protocol
-    /// that is not open to strangers, admitted ones only. A connection that ends meanwhile is replaced by the
-    /// next.
+    /// that is not open to strangers, admitted ones only. A connection that is full or ends meanwhile is replaced by
+    /// the next.
     ///
     /// # Errors
     /// See [`OpenError`]; it never takes longer than [`Limits::open_timeout`](super::Limits::open_timeout).
     pub async fn open(&self, peer: PeerId, protocol: StreamProtocol) -> Result<(ConnectionId, Stream), OpenError> {
         self.in_time(async {
             let candidates = self.shared.table.candidates(peer, self.strangers_too(&protocol))?;
+            let mut last = OpenError::Closed;
             for connection in candidates {
                 match self.request(connection, protocol.clone()).await {
-                    Err(OpenError::Closed | OpenError::NotConnected) => {}
+                    Err(error @ (OpenError::Closed | OpenError::NotConnected | OpenError::TooManyStreams)) => {
+                        last = error;
+                    }
                     outcome => return Ok((connection, outcome?)),
                 }
             }
-            Err(OpenError::Closed)
+            Err(last)
         })
         .await
     }

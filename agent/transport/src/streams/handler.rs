@@ -33,6 +33,12 @@ use super::{
 const OPENING: usize = 256;
 
 type Reply = oneshot::Sender<Result<Stream, OpenError>>;
+/// The caller who waits for a stream, and the place that the stream takes.
+pub struct Opening {
+    reply: Reply,
+    slot: Slot,
+}
+
 type Negotiated = (libp2p::Stream, StreamProtocol);
 
 /// The handler of one connection.
@@ -67,18 +73,20 @@ impl Handler {
         if !self.shared.protocols.accepted(admitted).contains(&protocol) {
             return;
         }
-        if self.held.len() >= self.shared.limits.held_per_connection {
+        let limits = self.shared.limits;
+        if self.held.len() >= limits.held_per_connection {
             log::debug!("reset a stream of {} for {protocol}: too many wait", self.peer);
             return;
         }
-        let slot = match admitted {
+        let few = match admitted {
             true => None,
-            false => match Slot::take(&self.link, self.shared.limits.streams_of_stranger) {
+            false => match Slot::take(&self.link, |link| &link.streams_of_stranger, limits.streams_of_stranger) {
                 None => return,
                 slot => slot,
             },
         };
-        let (peer, connection, stream) = (self.peer, self.connection, Stream::new(stream, slot));
+        let all = Slot::take(&self.link, |link| &link.streams, usize::MAX);
+        let (peer, connection, stream) = (self.peer, self.connection, Stream::new(stream, (all, few)));
         self.held.push_back(Incoming { peer, connection, protocol, stream });
     }
 
@@ -96,22 +104,33 @@ impl Handler {
         }
     }
 
-    /// The next request whose caller still waits, if another stream may be opened now.
-    fn next_request(&mut self, cx: &mut Context<'_>) -> Option<Request> {
+    /// The next stream to open, if another may be opened now.
+    fn next_request(&mut self, cx: &mut Context<'_>) -> Option<(StreamProtocol, Opening)> {
         while self.opening < OPENING {
-            match self.requests.as_mut().poll_next(cx) {
-                Poll::Ready(Some(request)) if request.reply.is_canceled() => {}
-                Poll::Ready(request) => return request,
-                Poll::Pending => return None,
+            let Poll::Ready(Some(Request { protocol, reply })) = self.requests.as_mut().poll_next(cx) else {
+                return None;
+            };
+            if reply.is_canceled() {
+                continue;
+            }
+            let limit = self.shared.limits.streams_per_connection;
+            match Slot::take(&self.link, |link| &link.streams, limit) {
+                Some(slot) => return Some((protocol, Opening { reply, slot })),
+                None => drop(reply.send(Err(OpenError::TooManyStreams))),
             }
         }
         None
     }
 
-    fn answer(&mut self, reply: Reply, outcome: Result<Stream, OpenError>) {
+    fn opened(&mut self, Opening { reply, slot }: Opening, stream: libp2p::Stream) {
         self.opening -= 1;
         // A caller that gave up drops the stream, which resets it.
-        drop(reply.send(outcome));
+        drop(reply.send(Ok(Stream::new(stream, (Some(slot), None)))));
+    }
+
+    fn failed(&mut self, opening: Opening, error: OpenError) {
+        self.opening -= 1;
+        drop(opening.reply.send(Err(error)));
     }
 }
 
@@ -121,7 +140,7 @@ impl ConnectionHandler for Handler {
     type InboundProtocol = Offer;
     type OutboundProtocol = Offer;
     type InboundOpenInfo = ();
-    type OutboundOpenInfo = Reply;
+    type OutboundOpenInfo = Opening;
 
     fn listen_protocol(&self) -> SubstreamProtocol<Offer> {
         let offered = self.shared.protocols.accepted(self.link.is_admitted());
@@ -133,13 +152,13 @@ impl ConnectionHandler for Handler {
         true
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Offer, Reply, Infallible>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Offer, Opening, Infallible>> {
         self.link.waker.register(cx.waker());
         self.deliver(cx);
-        let Some(Request { protocol, reply }) = self.next_request(cx) else { return Poll::Pending };
+        let Some((protocol, opening)) = self.next_request(cx) else { return Poll::Pending };
         self.opening += 1;
         let protocol =
-            SubstreamProtocol::new(Offer([protocol].into()), reply).with_timeout(self.shared.limits.open_timeout);
+            SubstreamProtocol::new(Offer([protocol].into()), opening).with_timeout(self.shared.limits.open_timeout);
         Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol })
     }
 
@@ -147,14 +166,12 @@ impl ConnectionHandler for Handler {
         match event {}
     }
 
-    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Offer, Offer, (), Reply>) {
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Offer, Offer, (), Opening>) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(event) => self.receive(event.protocol),
-            ConnectionEvent::FullyNegotiatedOutbound(event) => {
-                self.answer(event.info, Ok(Stream::new(event.protocol.0, None)));
-            }
+            ConnectionEvent::FullyNegotiatedOutbound(event) => self.opened(event.info, event.protocol.0),
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
-                self.answer(info, Err(open_error(error)));
+                self.failed(info, open_error(error));
             }
             _ => {}
         }

@@ -21,12 +21,15 @@ pub struct Stream {
     inner: libp2p::Stream,
     /// Set by the first failed read. The negotiation inside must not be touched after its failure.
     over: Option<io::ErrorKind>,
-    _slot: Option<Slot>,
+    _slots: Slots,
 }
 
+/// Where a stream is counted: in its connection's total, and perhaps among a stranger's few.
+pub(super) type Slots = (Option<Slot>, Option<Slot>);
+
 impl Stream {
-    pub(super) fn new(inner: libp2p::Stream, slot: Option<Slot>) -> Self {
-        Self { inner, over: None, _slot: slot }
+    pub(super) fn new(inner: libp2p::Stream, slots: Slots) -> Self {
+        Self { inner, over: None, _slots: slots }
     }
 
     fn live(&mut self) -> io::Result<Pin<&mut libp2p::Stream>> {

@@ -25,7 +25,10 @@ pub(super) struct Request {
 #[derive(Debug, Default)]
 pub(super) struct Link {
     admitted: AtomicBool,
-    streams_of_stranger: AtomicUsize,
+    /// Streams alive or being opened, both directions.
+    pub streams: AtomicUsize,
+    /// Inbound streams alive that came in while this was a stranger's connection.
+    pub streams_of_stranger: AtomicUsize,
     /// Wakes the handler when what it offers has changed.
     pub waker: AtomicWaker,
 }
@@ -41,22 +44,25 @@ impl Link {
     }
 }
 
-/// One of the few streams of a stranger's connection, free again when dropped.
+/// A stream that counts in one of a link's counters until this is dropped.
 #[derive(Debug)]
-pub(super) struct Slot(Arc<Link>);
+pub(super) struct Slot {
+    link: Arc<Link>,
+    counter: fn(&Link) -> &AtomicUsize,
+}
 
 impl Slot {
     /// `None` when `limit` are taken.
-    pub(super) fn take(link: &Arc<Link>, limit: usize) -> Option<Self> {
+    pub(super) fn take(link: &Arc<Link>, counter: fn(&Link) -> &AtomicUsize, limit: usize) -> Option<Self> {
         let next = |taken: usize| (taken < limit).then_some(taken + 1);
-        let taken = link.streams_of_stranger.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
-        taken.is_ok().then(|| Self(link.clone()))
+        let taken = counter(link).fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        taken.is_ok().then(|| Self { link: link.clone(), counter })
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.streams_of_stranger.fetch_sub(1, Ordering::AcqRel);
+        (self.counter)(&self.link).fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -184,10 +190,11 @@ mod tests {
     #[test]
     fn slots_are_few_and_return() {
         let link = Arc::default();
-        let first = Slot::take(&link, 2);
-        let second = Slot::take(&link, 2);
-        assert!(first.is_some() && second.is_some() && Slot::take(&link, 2).is_none());
+        let take = || Slot::take(&link, |link| &link.streams, 2);
+        let first = take();
+        let second = take();
+        assert!(first.is_some() && second.is_some() && take().is_none());
         drop(first);
-        assert!(Slot::take(&link, 2).is_some());
+        assert!(take().is_some());
     }
 }
