@@ -33,6 +33,7 @@ use super::{
 const OPENING: usize = 256;
 
 type Reply = oneshot::Sender<Result<Stream, OpenError>>;
+
 /// The caller who waits for a stream, and the place that the stream takes.
 pub struct Opening {
     reply: Reply,
@@ -97,8 +98,9 @@ impl Handler {
                 Poll::Pending => return,
                 Poll::Ready(Err(_)) => self.held.clear(),
                 Poll::Ready(Ok(())) => {
-                    let sent = self.held.pop_front().map(|incoming| self.incoming.start_send(incoming));
-                    debug_assert!(matches!(sent, Some(Ok(()))), "the queue was ready");
+                    let next = self.held.pop_front();
+                    // Fails only if the receiver has gone this instant, which the next turn sees.
+                    drop(next.map(|incoming| self.incoming.start_send(incoming)));
                 }
             }
         }
