@@ -1,2 +1,74 @@
-//! x
-fn main(){}
+//! `hive-agent`: see `hive-agent --help`.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use hive_agent::{
+    COMMIT, TARGET, VERSION, agent, check,
+    options::{Command, Options},
+    terminal,
+};
+use hive_protocol::password::PasswordHashed;
+
+fn main() -> ExitCode {
+    let options = match parse() {
+        Ok(options) => options,
+        Err(code) => return code,
+    };
+    start_log(&options);
+    let outcome = match &options.command {
+        _ if options.version => say(&format!("hive-agent {VERSION} {TARGET} {COMMIT}")),
+        Some(Command::HashPassword(_)) => hash_password(),
+        Some(Command::Check(_)) => check::run(&options).and_then(|report| say(report.trim_end())),
+        None => agent::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error),
+    }
+}
+
+/// Help ends with status 0, a wrong command line with 2.
+fn parse() -> Result<Options, ExitCode> {
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    argh::FromArgs::from_args(&["hive-agent"], &words).map_err(|early: argh::EarlyExit| {
+        let text = early.output.trim_end();
+        if early.status.is_ok() {
+            let _ = say(text);
+            return ExitCode::SUCCESS;
+        }
+        let _ = writeln!(io::stderr(), "error: {text}\nhint: see hive-agent --help");
+        ExitCode::from(2)
+    })
+}
+
+fn start_log(options: &Options) {
+    let environment = env_logger::Env::default().default_filter_or("info,libp2p=warn,hive_transport=info");
+    let mut builder = env_logger::Builder::from_env(environment);
+    if let Some(filter) = &options.log {
+        builder.parse_filters(filter);
+    }
+    builder.format_target(false).init();
+}
+
+fn hash_password() -> Result<(), agent::Error> {
+    let password = terminal::read_secret("Password")?;
+    let hashed = PasswordHashed::new(&password, agent::salt()).map_err(agent::Error::Password)?;
+    say(&format!("hash_{}", hashed.to_phc()))
+}
+
+fn say(text: &str) -> Result<(), agent::Error> {
+    Ok(writeln!(io::stdout(), "{text}")?)
+}
+
+fn complain(error: &agent::Error) -> ExitCode {
+    let mut stderr = io::stderr();
+    let _ = writeln!(stderr, "error: {error}");
+    if let Some(hint) = error.hint() {
+        let _ = writeln!(stderr, "hint: {hint}");
+    }
+    ExitCode::from(error.status())
+}

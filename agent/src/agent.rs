@@ -1,0 +1,258 @@
+//! The daemon from start to end: settings, state, tasks, and a shutdown that loses nothing.
+
+use std::{io::Write, sync::Arc, time::Duration};
+
+use async_io::Timer;
+use async_signal::{Signal, Signals};
+use futures::StreamExt;
+use hive_core::{Admin, Config, Core};
+use hive_protocol::{
+    NetworkName,
+    message::Failure,
+    password::{PasswordError, PasswordHashed, Secret, network_secret},
+};
+use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
+
+use crate::{
+    TARGET, VERSION, control, exec,
+    net::Net,
+    node::{DEFAULT_PORT, Handle, Node, now, stored_listeners},
+    options::{AdminPassword, OptionError, Options, Settings, host_name},
+    random, serve,
+    store::{Store, StoreError},
+    time::within,
+    tunnel,
+};
+
+/// How long tunnelled connections may take to end by themselves when the agent stops.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long the old password of a network is accepted beside one newly given at start.
+const ROTATION_GRACE: Duration = Duration::from_secs(24 * 3600);
+const STORED_IDENTITY: &str = "identity";
+const DEFAULT_ADMIN: &str = "admin";
+
+/// Why the agent did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line, the environment or the credentials file.
+    #[error(transparent)]
+    Options(#[from] OptionError),
+    /// The state.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The control socket.
+    #[error(transparent)]
+    Socket(#[from] control::SocketError),
+    /// A password.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    /// The stored identity.
+    #[error(
+        "the stored identity is damaged: restore the state folder from a backup, or move it away to begin as a new node"
+    )]
+    Identity,
+    /// The transports.
+    #[error("cannot prepare the transports: {0}")]
+    Transport(#[from] hive_transport::Error),
+    /// The core refused something at start.
+    #[error("{}", .0.what)]
+    Refused(Failure),
+    /// Signals, standard output and the like.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+impl Error {
+    /// What to do about it, where the message does not say so itself.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Refused(failure) => failure.hint.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The exit status: 2 for a wrong command line, else 1.
+    pub fn status(&self) -> u8 {
+        if matches!(self, Self::Options(_)) { 2 } else { 1 }
+    }
+}
+
+/// A fresh random salt.
+pub fn salt() -> [u8; 16] {
+    random::bytes()
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+pub fn run(options: &Options) -> Result<(), Error> {
+    let settings = options.settings()?;
+    // The store's folder is locked first: everything after this is this agent's alone.
+    let store = Arc::new(Store::open(&settings.state)?);
+    exec::run(serve(settings, store))
+}
+
+async fn serve(settings: Settings, store: Arc<Store>) -> Result<(), Error> {
+    // Before anything is announced, so that a signal at any time is a clean stop.
+    let signals = Signals::new([Signal::Term, Signal::Int])?;
+    let key = identity(&store)?;
+    let mut core = core(&settings, &store, &key)?;
+    apply_admin(&mut core, &settings)?;
+    apply_networks(&mut core, &settings)?;
+    let Net { swarm, handles, incoming } = Net::new(&key, VERSION)?;
+    let mut node = Node::new(core, swarm, handles, store.clone(), settings.announce.clone())?;
+    start_listeners(&mut node, &settings, &store)?;
+    let socket = control::listen(&settings.socket)?;
+    let handle = node.handle();
+    log::info!("hive-agent {VERSION}, node {}, control socket {}", handle.id, settings.socket.display());
+    let tasks = [
+        exec::spawn(node.run()),
+        exec::spawn(serve::streams(handle.clone(), incoming)),
+        exec::spawn(tunnel::listen::keep(handle.clone())),
+        exec::spawn(socket.serve(handle.clone())),
+    ];
+    stopped(signals).await;
+    shut_down(&handle, tasks).await;
+    Ok(())
+}
+
+async fn stopped(mut signals: Signals) {
+    let signal = signals.next().await;
+    log::info!("stopping on {signal:?}");
+}
+
+/// Stops accepting, lets tunnelled connections end for a while, and ends the loop, which has stored everything.
+async fn shut_down(handle: &Handle, tasks: [smol::Task<()>; 4]) {
+    let [node, streams, egress, socket] = tasks;
+    drop((streams, egress, socket));
+    let drained = async {
+        while handle.tunnels.streams() > 0 {
+            Timer::after(Duration::from_millis(50)).await;
+        }
+    };
+    if within(DRAIN, drained).await.is_none() {
+        log::warn!("{} tunnelled connections are cut off", handle.tunnels.streams());
+    }
+    handle.stop().await;
+    node.await;
+}
+
+/// The node's key: made at first start, stored before it is used.
+fn identity(store: &Store) -> Result<Keypair, Error> {
+    let stored: Option<minicbor::bytes::ByteVec> = store.get(STORED_IDENTITY)?;
+    if let Some(bytes) = stored {
+        return Keypair::from_protobuf_encoding(&bytes).map_err(|_| Error::Identity);
+    }
+    let key = Keypair::generate_ed25519();
+    let bytes = key.to_protobuf_encoding().map_err(|_| Error::Identity)?;
+    store.put(STORED_IDENTITY, &minicbor::bytes::ByteVec::from(bytes))?;
+    Ok(key)
+}
+
+/// The core with what was stored, under the name given.
+fn core(settings: &Settings, store: &Store, key: &Keypair) -> Result<Core, Error> {
+    let (stored, skipped) = store.load(settings.name.clone().unwrap_or_else(host_name))?;
+    for entry in skipped {
+        log::error!("{} is damaged and passed over: {}", entry.what, entry.why);
+    }
+    let renamed = settings.name.clone().filter(|name| *name != stored.name);
+    let key = key.clone().try_into_ed25519().map_err(|_| Error::Identity)?;
+    let config = Config { key, version: VERSION.to_owned(), target: TARGET.to_owned() };
+    let mut core = Core::new(config, stored, random::bytes(), now());
+    if let Some(name) = renamed {
+        core.rename(name, now());
+    }
+    Ok(core)
+}
+
+/// Takes the admin account given, or makes one when there is none: nothing configured never means open.
+fn apply_admin(core: &mut Core, settings: &Settings) -> Result<(), Error> {
+    let before = core.admin().cloned();
+    let admin = match (&settings.admin, before) {
+        (Some((user, AdminPassword::Hashed(password))), _) => Admin { user: user.clone(), password: password.clone() },
+        (Some((user, AdminPassword::Plain(password))), before) => match before {
+            // Hashing again would make another salt, and end all sessions at every start.
+            Some(same) if same.user == *user && same.password.matches(password) => return Ok(()),
+            _ => Admin { user: user.clone(), password: PasswordHashed::new(password, salt())? },
+        },
+        (None, Some(_)) => return Ok(()),
+        (None, None) => generated_admin()?,
+    };
+    core.set_admin(admin);
+    Ok(())
+}
+
+fn generated_admin() -> Result<Admin, Error> {
+    let password = generated_password();
+    say(&format!("admin account: user {DEFAULT_ADMIN}, password {password} (shown once, stored only as a hash)"))?;
+    Ok(Admin { user: DEFAULT_ADMIN.to_owned(), password: PasswordHashed::new(&password, salt())? })
+}
+
+fn apply_networks(core: &mut Core, settings: &Settings) -> Result<(), Error> {
+    for (name, password) in &settings.networks {
+        match password {
+            Some(password) => join(core, name, network_secret(name, password)?)?,
+            None if core.networks(now()).iter().any(|known| known.name == *name) => {}
+            None => create(core, name)?,
+        }
+    }
+    Ok(())
+}
+
+/// Joins a network; another password than the stored one replaces it, the old one staying good for a while.
+fn join(core: &mut Core, name: &NetworkName, secret: Secret) -> Result<(), Error> {
+    let stored = core.join_secrets(name, &core.id(), now()).into_iter().next();
+    match stored {
+        Some(before) if before == secret => Ok(()),
+        Some(_) => {
+            log::warn!("network {name}: the password given differs from the stored one and replaces it");
+            core.rotate(name, secret, ROTATION_GRACE, now()).map_err(Error::Refused)
+        }
+        None => core.join_network(name, secret, now()).map_err(Error::Refused),
+    }
+}
+
+fn create(core: &mut Core, name: &NetworkName) -> Result<(), Error> {
+    let password = generated_password();
+    join(core, name, network_secret(name, &password)?)?;
+    say(&format!(
+        "network {name}: password {password} (shown once; start other nodes with --network {name}:{password})"
+    ))
+}
+
+/// 128 random bits, in letters and digits that survive being read aloud.
+fn generated_password() -> String {
+    data_encoding::BASE32_NOPAD.encode(&random::bytes::<16>()).to_lowercase()
+}
+
+/// For what is shown once and never logged.
+fn say(text: &str) -> Result<(), Error> {
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{text}")?;
+    Ok(stdout.flush()?)
+}
+
+/// The addresses given, else those chosen at run time before, else the default port on every interface.
+fn start_listeners(node: &mut Node, settings: &Settings, store: &Store) -> Result<(), Error> {
+    let stored = stored_listeners(store)?;
+    let chosen = if settings.listen.is_empty() { &stored } else { &settings.listen };
+    if chosen.is_empty() {
+        return start_default_listeners(node);
+    }
+    for address in chosen {
+        if address.iter().any(|part| part == Protocol::QuicV1) {
+            log::warn!("{address} is passed over: this version has no QUIC yet");
+            continue;
+        }
+        node.start_listener(address).map_err(Error::Refused)?;
+    }
+    Ok(())
+}
+
+fn start_default_listeners(node: &mut Node) -> Result<(), Error> {
+    let address = |ip: std::net::IpAddr| Multiaddr::from(ip).with(Protocol::Tcp(DEFAULT_PORT));
+    node.start_listener(&address(std::net::Ipv4Addr::UNSPECIFIED.into())).map_err(Error::Refused)?;
+    // A kernel without IPv6 is no reason not to start.
+    if let Err(failure) = node.start_listener(&address(std::net::Ipv6Addr::UNSPECIFIED.into())) {
+        log::warn!("{}", failure.what);
+    }
+    Ok(())
+}

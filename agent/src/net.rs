@@ -1,0 +1,124 @@
+//! The libp2p swarm of a node: what behaviours it has, and how its events read to the core.
+
+pub mod addresses;
+pub mod registry;
+
+use std::time::Duration;
+
+use futures::channel::mpsc;
+use hive_core::Event;
+use hive_protocol::{CONTROL_PROTOCOL, JOIN_PROTOCOL, NodeId, PEERS_PROTOCOL, TUNNEL_PROTOCOL};
+use hive_transport::{limits, streams};
+use libp2p::{
+    Multiaddr, StreamProtocol, Swarm, TransportError, identify,
+    identity::Keypair,
+    ping,
+    swarm::{DialError, NetworkBehaviour, dial_opts::DialOpts, dial_opts::PeerCondition},
+};
+use registry::Registry;
+
+/// How often a round trip is measured on each connection. Dead paths are noticed by the kernel's keep-alive, so this may
+/// be rare: ten peers cost one wake-up every few seconds.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a node does on every connection. `registry` stands first so that it knows a connection before anybody else.
+#[derive(NetworkBehaviour)]
+pub struct Behaviour {
+    registry: registry::Behaviour,
+    limits: limits::Behaviour,
+    streams: streams::Behaviour,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+}
+
+/// A swarm with the handles that other tasks hold on it.
+pub struct Net {
+    /// The swarm; only the node's loop polls it.
+    pub swarm: Swarm<Behaviour>,
+    /// What other tasks use it by.
+    pub handles: Handles,
+    /// Streams that peers open.
+    pub incoming: mpsc::Receiver<streams::Incoming>,
+}
+
+/// Handles on a swarm.
+#[derive(Clone)]
+pub struct Handles {
+    /// Opens streams and admits connections.
+    pub streams: streams::Control,
+    /// Which connection is which.
+    pub registry: Registry,
+}
+
+impl Net {
+    /// Builds the swarm of the node with this key.
+    pub fn new(key: &Keypair, version: &str) -> Result<Self, hive_transport::Error> {
+        let (streams, control, incoming) = streams::new(protocols(), streams::Limits::default());
+        let registry = Registry::default();
+        let identify = identify::Config::new("/hive/1".to_owned(), key.public())
+            .with_agent_version(format!("hive-agent/{version}"))
+            .with_interval(Duration::from_secs(3600))
+            .with_hide_listen_addrs(true);
+        let behaviour = Behaviour {
+            registry: registry::Behaviour(registry.clone()),
+            limits: limits::Behaviour::new(limits::Limits::default(), control.clone()),
+            streams,
+            identify: identify::Behaviour::new(identify),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
+        };
+        let options =
+            hive_transport::Options { executor: |task| crate::exec::spawn(task).detach(), ..Default::default() };
+        let swarm = hive_transport::swarm(key, &options, behaviour)?;
+        Ok(Self { swarm, handles: Handles { streams: control, registry }, incoming })
+    }
+}
+
+fn protocols() -> [streams::Protocol; 4] {
+    let (member, stranger) = (streams::Protocol::for_members, streams::Protocol::for_strangers);
+    [
+        stranger(StreamProtocol::new(JOIN_PROTOCOL)),
+        stranger(StreamProtocol::new(CONTROL_PROTOCOL)),
+        member(StreamProtocol::new(PEERS_PROTOCOL)),
+        member(StreamProtocol::new(TUNNEL_PROTOCOL)),
+    ]
+}
+
+/// Starts a dial that demands `peer`'s key at every address.
+pub fn dial(swarm: &mut Swarm<Behaviour>, peer: NodeId, addresses: Vec<Multiaddr>) -> Option<Event> {
+    // The core decides when a second connection to a connected peer is wanted.
+    let options = DialOpts::peer_id(peer.to_peer_id()).condition(PeerCondition::Always).addresses(addresses).build();
+    let failed = swarm.dial(options).err()?;
+    Some(Event::DialFailed { peer, reason: dial_reason(&failed) })
+}
+
+/// Why a dial failed, in a sentence for people.
+pub fn dial_reason(error: &DialError) -> String {
+    match error {
+        DialError::WrongPeerId { obtained, address } => format!("another node ({obtained}) answers at {address}"),
+        DialError::Transport(attempts) => {
+            let reasons: Vec<String> =
+                attempts.iter().take(3).map(|(at, e)| format!("{at}: {}", transport_reason(e))).collect();
+            reasons.join("; ")
+        }
+        DialError::NoAddresses => "no address is known".to_owned(),
+        DialError::LocalPeerId { .. } => "the address is this node's own".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn transport_reason(error: &TransportError<std::io::Error>) -> String {
+    match error {
+        TransportError::MultiaddrNotSupported(_) => "no transport for this kind of address".to_owned(),
+        TransportError::Other(error) => innermost(error),
+    }
+}
+
+/// The last cause of an error chain: "connection refused" says more than what it passed through.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

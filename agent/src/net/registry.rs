@@ -1,0 +1,155 @@
+//! Which connection is which: libp2p's connection ids beside the core's.
+//!
+//! A behaviour of its own, so that a connection has its entry before any of its streams can arrive. It also turns away
+//! peers whose key is not Ed25519: they cannot be nodes.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use hive_core::ConnId;
+use hive_protocol::NodeId;
+use libp2p::{
+    Multiaddr, PeerId,
+    core::{Endpoint, transport::PortUse},
+    multiaddr::Protocol,
+    swarm::{
+        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent,
+        ToSwarm, dummy,
+    },
+};
+
+/// What the registry knows of a connection.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// The core's name for it.
+    pub conn: ConnId,
+    /// libp2p's name for it.
+    pub id: ConnectionId,
+    /// The peer, proven by the handshake.
+    pub peer: NodeId,
+    /// Where it is.
+    pub address: Multiaddr,
+    /// Whether this node dialled.
+    pub dialled: bool,
+}
+
+impl Connection {
+    /// Whether a relay carries it.
+    pub fn relayed(&self) -> bool {
+        self.address.iter().any(|part| part == Protocol::P2pCircuit)
+    }
+
+    /// The peer's IP address, unless a relay stands between.
+    pub fn ip(&self) -> Option<std::net::IpAddr> {
+        if self.relayed() {
+            return None;
+        }
+        self.address.iter().find_map(|part| match part {
+            Protocol::Ip4(ip) => Some(ip.into()),
+            Protocol::Ip6(ip) => Some(ip.into()),
+            _ => None,
+        })
+    }
+}
+
+/// Shared view of the live connections.
+#[derive(Clone, Default)]
+pub struct Registry(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    next: AtomicU64,
+    live: RwLock<HashMap<ConnectionId, Connection>>,
+}
+
+impl Registry {
+    /// The connection with this libp2p id.
+    pub fn by_id(&self, id: ConnectionId) -> Option<Connection> {
+        self.0.live.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// The connection with this core id.
+    pub fn by_conn(&self, conn: ConnId) -> Option<Connection> {
+        let live = self.0.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.values().find(|c| c.conn == conn).cloned()
+    }
+
+    fn add(&self, id: ConnectionId, peer: &PeerId, address: &Multiaddr, dialled: bool) -> Result<(), ConnectionDenied> {
+        let peer = NodeId::from_peer_id(peer).ok_or_else(|| ConnectionDenied::new(NotANode))?;
+        let conn = ConnId(self.0.next.fetch_add(1, Ordering::Relaxed));
+        let entry = Connection { conn, id, peer, address: address.clone(), dialled };
+        self.0.live.write().unwrap_or_else(PoisonError::into_inner).insert(id, entry);
+        Ok(())
+    }
+
+    /// Forgets a connection.
+    pub fn remove(&self, id: ConnectionId) -> Option<Connection> {
+        self.0.live.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
+    }
+
+    /// All live connections.
+    pub fn conns(&self) -> Vec<ConnId> {
+        let live = self.0.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.values().map(|c| c.conn).collect()
+    }
+}
+
+/// The peer's key is of another kind than every node's.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer's key is not an Ed25519 key")]
+struct NotANode;
+
+/// Keeps a [`Registry`] current.
+pub struct Behaviour(pub Registry);
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = std::convert::Infallible;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.0.add(id, &peer, remote, false)?;
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        address: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.0.add(id, &peer, address, true)?;
+        Ok(dummy::ConnectionHandler)
+    }
+
+    /// Entries of connections that lived are removed by the node's loop, which still needs them to tell the core; here
+    /// only those go that another behaviour denied after this one had listed them.
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::DialFailure(failure) => drop(self.0.remove(failure.connection_id)),
+            FromSwarm::ListenFailure(failure) => drop(self.0.remove(failure.connection_id)),
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: THandlerOutEvent<Self>) {
+        match event {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}

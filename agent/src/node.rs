@@ -1,0 +1,254 @@
+//! The one loop of a node: takes one input, lets the core decide, stores, then acts.
+//!
+//! Each turn: (1) the core handles one input; (2) what changed is committed, off the executor; (3) only then are
+//! messages sent and callers answered; (4) one timer is armed. Nothing else owns the core or the swarm; other tasks
+//! hold a [`Handle`]. Bulk bytes never pass through here.
+
+mod act;
+mod handle;
+mod listeners;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_io::Timer;
+use futures::StreamExt;
+use hive_core::{Change, ConnId, Core, Event, Now, Output};
+use hive_protocol::{NetworkName, NodeId, Timestamp, peer::PeerMessage};
+use libp2p::{
+    Multiaddr, PeerId, Swarm,
+    swarm::{ConnectionId, DialError, SwarmEvent},
+};
+use smol::{
+    channel::{self, Sender},
+    future::or,
+};
+
+pub use handle::{Handle, NotStored};
+use handle::{Input, Registration, Reply};
+pub use listeners::{DEFAULT_PORT, stored as stored_listeners};
+use listeners::{Listeners, Ports};
+
+use crate::{
+    net::{self, Behaviour, BehaviourEvent, Handles},
+    store::{Store, StoreError},
+};
+
+/// Inputs that wait for the loop; senders wait beyond it.
+const INBOX: usize = 256;
+
+/// A node: its core, its swarm, its store and the tasks around them.
+pub struct Node {
+    core: Core,
+    net: Swarm<Behaviour>,
+    store: Arc<Store>,
+    /// Changes that could not be written yet: the disk was full, or worse.
+    unwritten: Vec<Change>,
+    handle: Handle,
+    inbox: channel::Receiver<Input>,
+    listeners: Listeners,
+    ports: Ports,
+    /// Connections that were members' when the routes were last published.
+    members: BTreeSet<ConnId>,
+    /// Table sync that waits to be sent, by connection.
+    writers: BTreeMap<ConnId, Sender<PeerMessage>>,
+    /// Callers that wait for a registration to end.
+    registrations: HashMap<(NodeId, NetworkName), Vec<Sender<Registration>>>,
+}
+
+/// Which of the loop's sources spoke.
+enum Turn {
+    Input(Input),
+    Net(SwarmEvent<BehaviourEvent>),
+    Timer,
+}
+
+impl Node {
+    /// Puts a node together; nothing runs yet.
+    pub fn new(
+        core: Core,
+        net: Swarm<Behaviour>,
+        handles: Handles,
+        store: Arc<Store>,
+        announced: Vec<Multiaddr>,
+    ) -> Result<Self, StoreError> {
+        let (sender, inbox) = channel::bounded(INBOX);
+        let handle = Handle::new(&core, sender, handles);
+        Ok(Self {
+            core,
+            net,
+            ports: Ports::load(&store)?,
+            store,
+            unwritten: Vec::new(),
+            handle,
+            inbox,
+            listeners: Listeners::new(announced),
+            members: BTreeSet::new(),
+            writers: BTreeMap::new(),
+            registrations: HashMap::new(),
+        })
+    }
+
+    /// A handle for other tasks.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Runs until somebody calls [`Handle::stop`].
+    pub async fn run(mut self) {
+        self.settle(Reply::none()).await;
+        loop {
+            let reply = match self.next().await {
+                Turn::Input(Input::Stop(done)) => return drop(done),
+                Turn::Input(input) => self.input(input),
+                Turn::Net(event) => {
+                    self.swarm_event(event);
+                    Reply::none()
+                }
+                Turn::Timer => self.event(Event::Timeout),
+            };
+            self.settle(reply).await;
+        }
+    }
+
+    /// Waits for whichever source speaks first. What members ask for goes before new connections, the timer last.
+    async fn next(&mut self) -> Turn {
+        let timeout = self.core.poll_timeout().map(|at| at.saturating_sub(now().mono));
+        let timer = async {
+            match timeout {
+                Some(after) => Timer::after(after.max(Duration::from_millis(1))).await,
+                None => std::future::pending().await,
+            };
+            Turn::Timer
+        };
+        let input = async {
+            match self.inbox.recv().await {
+                Ok(input) => Turn::Input(input),
+                // Never happens: this node holds a handle itself.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        let net = async { Turn::Net(self.net.select_next_some().await) };
+        or(input, or(net, timer)).await
+    }
+
+    fn input(&mut self, input: Input) -> Reply {
+        match input {
+            Input::Event(event) => self.event(event),
+            Input::Call(call) => call(&mut self.core, now()),
+            Input::Register { identity, network, reply } => self.register(&identity, network, reply),
+            Input::Listen { addresses, reply } => self.listen(&addresses, reply),
+            Input::Stop(_) => Reply::none(),
+        }
+    }
+
+    fn event(&mut self, event: Event) -> Reply {
+        self.core.handle(event, now());
+        Reply::none()
+    }
+
+    /// Commits, acts, and answers: steps two and three of a turn. Acting may give the core more to say.
+    async fn settle(&mut self, reply: Reply) {
+        let mut stored = Ok(());
+        loop {
+            let (changes, actions) = self.drain();
+            if changes.is_empty() && actions.is_empty() {
+                break;
+            }
+            stored = stored.and(self.commit(changes).await);
+            actions.into_iter().for_each(|action| self.act(action));
+        }
+        reply.send(stored);
+    }
+
+    /// The core's outputs: what to store, and what to do then.
+    fn drain(&mut self) -> (Vec<Change>, Vec<Output>) {
+        let (mut changes, mut actions) = (Vec::new(), Vec::new());
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Persist(change) => changes.push(change),
+                action => actions.push(action),
+            }
+        }
+        (changes, actions)
+    }
+
+    /// Writes changes on a thread of their own. What cannot be written is kept and tried again with the next change: a
+    /// full disk loses nothing that was stored, and this node goes on with what it has in memory.
+    async fn commit(&mut self, changes: Vec<Change>) -> Result<(), NotStored> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.unwritten.extend(changes);
+        let (store, batch) = (self.store.clone(), std::mem::take(&mut self.unwritten));
+        let (batch, outcome) = smol::unblock(move || {
+            let outcome = store.commit(&batch);
+            (batch, outcome)
+        })
+        .await;
+        match outcome {
+            Ok(()) => Ok(self.handle.set_store_problem(None)),
+            Err(error) => Err(self.not_stored(batch, &error)),
+        }
+    }
+
+    fn not_stored(&mut self, batch: Vec<Change>, error: &StoreError) -> NotStored {
+        log::error!("cannot store {} changes, will try again: {error}", batch.len());
+        self.unwritten = batch;
+        self.handle.set_store_problem(Some(error.to_string()));
+        NotStored(error.to_string())
+    }
+
+    fn swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::ConnectionEstablished { connection_id, .. } => self.connected(connection_id),
+            SwarmEvent::ConnectionClosed { connection_id, cause, .. } => {
+                self.disconnected(connection_id, cause.as_ref())
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => self.dial_failed(&peer, &error),
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                log::debug!("a connection from {send_back_addr} came to nothing: {error}");
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping)) => self.pinged(&ping),
+            other => self.listener_event(other),
+        }
+    }
+
+    fn connected(&mut self, id: ConnectionId) {
+        let Some(connection) = self.handle.registry.by_id(id) else { return };
+        log::debug!("connected to {} at {}", connection.peer, connection.address);
+        let (conn, peer, dialled, relayed) =
+            (connection.conn, connection.peer, connection.dialled, connection.relayed());
+        let event = Event::Connected { conn, peer, dialled, relayed, address: connection.address };
+        self.core.handle(event, now());
+    }
+
+    fn disconnected(&mut self, id: ConnectionId, cause: Option<&impl std::fmt::Display>) {
+        let Some(connection) = self.handle.registry.remove(id) else { return };
+        let cause = cause.map_or_else(|| "closed here".to_owned(), ToString::to_string);
+        log::debug!("disconnected from {}: {cause}", connection.peer);
+        self.writers.remove(&connection.conn);
+        self.core.handle(Event::Disconnected { conn: connection.conn }, now());
+    }
+
+    fn dial_failed(&mut self, peer: &PeerId, error: &DialError) {
+        let Some(peer) = NodeId::from_peer_id(peer) else { return };
+        self.core.handle(Event::DialFailed { peer, reason: net::dial_reason(error) }, now());
+    }
+
+    fn pinged(&mut self, ping: &libp2p::ping::Event) {
+        let (Ok(rtt), Some(connection)) = (&ping.result, self.handle.registry.by_id(ping.connection)) else { return };
+        self.core.handle(Event::RoundTrip { conn: connection.conn, rtt: *rtt }, now());
+    }
+}
+
+/// The only place where the agent's core learns the time. The first clock goes on while the machine sleeps, so a wake-up
+/// shows as a jump; the second is the wall's.
+pub fn now() -> Now {
+    let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let mono = Duration::new(u64::try_from(up.tv_sec).unwrap_or(0), u32::try_from(up.tv_nsec).unwrap_or(0));
+    Now { mono, wall: Timestamp::from(std::time::SystemTime::now()) }
+}

@@ -1,0 +1,98 @@
+//! Carrying out what the core says: step three of a turn.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use hive_core::{ConnId, Output, Routes};
+use hive_protocol::{Identity, NetworkName, NodeId, peer::PeerMessage};
+use smol::channel::Sender;
+
+use super::{Node, Reply, handle::Registration, now};
+use crate::{exec, join, net, peers};
+
+impl Node {
+    pub(super) fn act(&mut self, action: Output) {
+        match action {
+            // Split off by `drain`, and written before.
+            Output::Persist(_) => {}
+            Output::Dial { peer, addresses } => self.dial(peer, addresses),
+            Output::Join { conn, network } => self.join(conn, network),
+            Output::Send { conn, message } => self.send(conn, message),
+            Output::Close { conn, reason } => self.close(conn, reason),
+            Output::CloseIfIdle { conn } => self.close_if_idle(conn),
+            Output::RoutesChanged => self.publish_routes(),
+            Output::Registered { node, network, result } => self.registered(node, network, &result),
+            Output::SessionEnded { key } => self.handle.sessions.end(&key),
+        }
+    }
+
+    fn dial(&mut self, peer: NodeId, addresses: Vec<libp2p::Multiaddr>) {
+        log::debug!("dialling {peer} at {addresses:?}");
+        if let Some(failed) = net::dial(&mut self.net, peer, addresses) {
+            self.core.handle(failed, now());
+        }
+    }
+
+    fn join(&self, conn: ConnId, network: NetworkName) {
+        if let Some(connection) = self.handle.registry.by_conn(conn) {
+            exec::spawn(join::initiate(self.handle.clone(), connection, network)).detach();
+        }
+    }
+
+    fn send(&mut self, conn: ConnId, message: PeerMessage) {
+        let Some(connection) = self.handle.registry.by_conn(conn) else { return };
+        let streams = &self.handle.streams;
+        let writer = self.writers.entry(conn).or_insert_with(|| peers::writer(streams.clone(), connection.id));
+        if writer.try_send(message).is_err() {
+            // Nothing is lost for good: the next comparison of tables finds what is missing.
+            log::debug!("connection #{} is too slow for table sync, a message is dropped", conn.0);
+        }
+    }
+
+    fn close(&mut self, conn: ConnId, reason: &str) {
+        let Some(connection) = self.handle.registry.by_conn(conn) else { return };
+        log::debug!("closing connection #{} to {}: {reason}", conn.0, connection.peer);
+        self.net.close_connection(connection.id);
+    }
+
+    fn close_if_idle(&mut self, conn: ConnId) {
+        if self.handle.tunnels.streams_on(conn) == 0 {
+            self.close(conn, "another connection serves as well");
+        }
+    }
+
+    /// Lets everybody see the new routes, and ends what they no longer allow.
+    fn publish_routes(&mut self) {
+        let routes = self.core.routes();
+        self.handle.routes.set(routes.clone());
+        self.handle.tunnels.enforce(&routes);
+        self.expel_former_members(&routes);
+    }
+
+    /// A connection that was a member's and is not any more opens no further member streams. One that was just admitted
+    /// and that the core has yet to hear of is left alone.
+    fn expel_former_members(&mut self, routes: &Arc<Routes>) {
+        let members: BTreeSet<ConnId> =
+            self.handle.registry.conns().into_iter().filter(|conn| routes.is_member(*conn)).collect();
+        for former in self.members.difference(&members) {
+            if let Some(connection) = self.handle.registry.by_conn(*former) {
+                self.handle.streams.expel(connection.id);
+            }
+        }
+        self.members = members;
+    }
+
+    pub(super) fn register(&mut self, identity: &Identity, network: NetworkName, reply: Sender<Registration>) -> Reply {
+        match self.core.register(identity, &network, now()) {
+            Ok(()) => self.registrations.entry((identity.node, network)).or_default().push(reply),
+            Err(failure) => drop(reply.try_send(Err(failure))),
+        }
+        Reply::none()
+    }
+
+    fn registered(&mut self, node: NodeId, network: NetworkName, result: &Registration) {
+        for waiting in self.registrations.remove(&(node, network)).unwrap_or_default() {
+            // Who asked may have gone away meanwhile.
+            let _ = waiting.try_send(result.clone());
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! The command line of `hive-agent`, its environment variables and its credentials file.
+//!
+//! Everything a person can get wrong here ends in one sentence that says what to do; nothing secret is ever echoed.
+
+use std::{
+    env, fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use argh::FromArgs;
+use hive_protocol::{NetworkName, NodeName, password::PasswordHashed};
+use libp2p::Multiaddr;
+
+/// Runs one node of a hive: a private, federated network of machines that carry tunnels for each other.
+#[derive(FromArgs, Debug)]
+#[argh(
+    example = "First node:\n  hive-agent --network lab:correct-horse --name gpu-box",
+    example = "Another one, with secrets kept out of the process list:\n  hive-agent --credentials /etc/hive/credentials",
+    note = "Every option has an environment variable: HIVE_STATE, HIVE_LISTEN, HIVE_ANNOUNCE, HIVE_NETWORK, HIVE_ADMIN, HIVE_CREDENTIALS, HIVE_NAME, HIVE_SOCKET, HIVE_RELAY, RUST_LOG. Options win."
+)]
+pub struct Options {
+    /// state folder (default: /var/lib/hive as root, else ~/.local/state/hive)
+    #[argh(option, arg_name = "dir")]
+    pub state: Option<PathBuf>,
+    /// address to listen on, repeatable (default: /ip4/0.0.0.0/tcp/4180 and /ip6/::/tcp/4180); port 0 takes any free port and keeps it
+    #[argh(option, arg_name = "multiaddr")]
+    pub listen: Vec<String>,
+    /// extra address to publish, repeatable: a forwarded port of a router, or a DNS name
+    #[argh(option, arg_name = "multiaddr")]
+    pub announce: Vec<String>,
+    /// network to join or create, NAME:PASSWORD, repeatable; NAME alone makes a strong password and prints it once
+    #[argh(option, arg_name = "name:password")]
+    pub network: Vec<String>,
+    /// the same as --network
+    #[argh(option, arg_name = "name:password")]
+    pub dnc: Vec<String>,
+    /// the admin account, USER:PASSWORD or USER:hash_… (see hash-password); another password than before ends all sessions
+    #[argh(option, arg_name = "user:password")]
+    pub admin: Option<String>,
+    /// the same as --admin
+    #[argh(option, arg_name = "user:password")]
+    pub rc: Option<String>,
+    /// file with lines `network NAME:PASSWORD` and `admin USER:PASSWORD`, readable by this user alone
+    #[argh(option, arg_name = "file")]
+    pub credentials: Option<PathBuf>,
+    /// node name (default: the host name)
+    #[argh(option)]
+    pub name: Option<String>,
+    /// local control socket (default: /run/hive/agent.sock as root, else under $XDG_RUNTIME_DIR or the state folder)
+    #[argh(option, arg_name = "path")]
+    pub socket: Option<PathBuf>,
+    /// serve as relay for members: auto, always or never
+    #[argh(option, arg_name = "mode")]
+    pub relay: Option<String>,
+    /// what to log, an env_logger filter such as `debug` or `hive_agent=debug,info` (default: info)
+    #[argh(option, arg_name = "filter")]
+    pub log: Option<String>,
+    /// print version, target triple and commit
+    #[argh(switch)]
+    pub version: bool,
+    /// something else than running
+    #[argh(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do instead of running.
+#[derive(FromArgs, Debug)]
+#[argh(subcommand)]
+pub enum Command {
+    /// `hash-password`
+    HashPassword(HashPassword),
+    /// `check`
+    Check(Check),
+}
+
+/// Print the hash of a password, for --admin USER:hash_…
+#[derive(FromArgs, Debug)]
+#[argh(
+    subcommand,
+    name = "hash-password",
+    note = "The password is read from the terminal, or from standard input when that is no terminal. Keep the hash as carefully as the password: with it one can log in."
+)]
+pub struct HashPassword {}
+
+/// Open the state, verify it, print what it holds, and exit
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "check", example = "hive-agent --state /var/lib/hive check")]
+pub struct Check {}
+
+/// An option, variable or line that makes no sense, in a sentence that never repeats a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionError {
+    /// The value of an option.
+    #[error("{option}: {problem}")]
+    Value {
+        /// Which option.
+        option: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The credentials file.
+    #[error("credentials file {}: {problem}", .file.display())]
+    Credentials {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// Everything an agent is started with, checked.
+#[derive(Debug)]
+pub struct Settings {
+    /// State folder.
+    pub state: PathBuf,
+    /// Addresses to listen on; none given is none here.
+    pub listen: Vec<Multiaddr>,
+    /// Addresses to publish besides.
+    pub announce: Vec<Multiaddr>,
+    /// Networks to join; without a password, one is made unless the network is known.
+    pub networks: Vec<(NetworkName, Option<String>)>,
+    /// Admin account.
+    pub admin: Option<(String, AdminPassword)>,
+    /// Node name.
+    pub name: Option<NodeName>,
+    /// Control socket.
+    pub socket: PathBuf,
+    /// Whether to relay for members.
+    pub relay: RelayMode,
+}
+
+/// The admin's password, or its hash.
+pub enum AdminPassword {
+    /// In the clear.
+    Plain(String),
+    /// Hashed before.
+    Hashed(PasswordHashed),
+}
+
+impl std::fmt::Debug for AdminPassword {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AdminPassword(…)")
+    }
+}
+
+/// Whether a node relays for members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayMode {
+    /// When it is reachable from outside.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl Options {
+    /// Joins options, environment and credentials file; options win over the environment.
+    pub fn settings(&self) -> Result<Settings, OptionError> {
+        let credentials = self.credentials.clone().or_else(|| env_path("HIVE_CREDENTIALS"));
+        let file = credentials.as_deref().map(Credentials::read).transpose()?.unwrap_or_default();
+        let state = self.state_folder();
+        Ok(Settings {
+            listen: addresses("--listen", &self.listen, "HIVE_LISTEN")?,
+            announce: addresses("--announce", &self.announce, "HIVE_ANNOUNCE")?,
+            networks: self.networks(&file)?,
+            admin: self.admin(&file)?,
+            name: self.node_name()?,
+            socket: self.socket.clone().or_else(|| env_path("HIVE_SOCKET")).unwrap_or_else(|| default_socket(&state)),
+            relay: self.relay_mode()?,
+            state,
+        })
+    }
+
+    /// The state folder, by option, environment, or who runs this.
+    pub fn state_folder(&self) -> PathBuf {
+        self.state.clone().or_else(|| env_path("HIVE_STATE")).unwrap_or_else(default_state)
+    }
+
+    fn networks(&self, file: &Credentials) -> Result<Vec<(NetworkName, Option<String>)>, OptionError> {
+        let mut given: Vec<String> = self.network.iter().chain(&self.dnc).cloned().collect();
+        if given.is_empty() {
+            given.extend(env_text("HIVE_NETWORK"));
+        }
+        given.iter().chain(&file.networks).map(|text| parse_network(text)).collect()
+    }
+
+    fn admin(&self, file: &Credentials) -> Result<Option<(String, AdminPassword)>, OptionError> {
+        let given = self.admin.clone().or_else(|| self.rc.clone()).or_else(|| env_text("HIVE_ADMIN"));
+        given.or_else(|| file.admin.clone()).map(|text| parse_admin(&text)).transpose()
+    }
+
+    fn node_name(&self) -> Result<Option<NodeName>, OptionError> {
+        let given = self.name.clone().or_else(|| env_text("HIVE_NAME"));
+        given.map(|text| parse("--name", &text)).transpose()
+    }
+
+    fn relay_mode(&self) -> Result<RelayMode, OptionError> {
+        match self.relay.clone().or_else(|| env_text("HIVE_RELAY")).as_deref() {
+            None | Some("auto") => Ok(RelayMode::Auto),
+            Some("always") => Ok(RelayMode::Always),
+            Some("never") => Ok(RelayMode::Never),
+            Some(other) => Err(value("--relay", format!("`{other}` is not auto, always or never"))),
+        }
+    }
+}
+
+fn value(option: &'static str, problem: impl Into<String>) -> OptionError {
+    OptionError::Value { option, problem: problem.into() }
+}
+
+fn parse<T: FromStr<Err: std::fmt::Display>>(option: &'static str, text: &str) -> Result<T, OptionError> {
+    text.parse().map_err(|e: T::Err| value(option, e.to_string()))
+}
+
+fn addresses(option: &'static str, given: &[String], variable: &str) -> Result<Vec<Multiaddr>, OptionError> {
+    let from_env = env_text(variable).filter(|_| given.is_empty());
+    let split = from_env.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|text| !text.is_empty());
+    let texts = given.iter().map(String::as_str).chain(split);
+    texts.map(|text| text.parse().map_err(|e| value(option, bad_address(text, &e)))).collect()
+}
+
+fn bad_address(text: &str, why: &dyn std::fmt::Display) -> String {
+    format!("`{text}` is not a multiaddress ({why}); write for example /ip4/0.0.0.0/tcp/4180")
+}
+
+/// `NAME:PASSWORD`, or `NAME`: the first colon splits.
+fn parse_network(text: &str) -> Result<(NetworkName, Option<String>), OptionError> {
+    let (name, password) = match text.split_once(':') {
+        Some((_, "")) => return Err(value("--network", "the password is empty; leave out the colon to have one made")),
+        Some((name, password)) => (name, Some(password.to_owned())),
+        None => (text, None),
+    };
+    Ok((parse("--network", name)?, password))
+}
+
+fn parse_admin(text: &str) -> Result<(String, AdminPassword), OptionError> {
+    let (user, password) =
+        text.split_once(':').ok_or_else(|| value("--admin", "write USER:PASSWORD or USER:hash_…"))?;
+    // A user name obeys the same rules as a node's name: it appears in listings and messages.
+    let user = parse::<NodeName>("--admin", user)?.to_string();
+    let password = match password.strip_prefix("hash_") {
+        Some(phc) => AdminPassword::Hashed(parse("--admin", phc)?),
+        None if password.is_empty() => return Err(value("--admin", "the password is empty")),
+        None => AdminPassword::Plain(password.to_owned()),
+    };
+    Ok((user, password))
+}
+
+/// What a credentials file says.
+#[derive(Default)]
+struct Credentials {
+    networks: Vec<String>,
+    admin: Option<String>,
+}
+
+impl Credentials {
+    fn read(file: &Path) -> Result<Self, OptionError> {
+        let fail = |problem: String| OptionError::Credentials { file: file.to_owned(), problem };
+        let metadata = fs::metadata(file).map_err(|e| fail(e.to_string()))?;
+        if metadata.mode() & 0o077 != 0 {
+            return Err(fail(format!("others may read it; run `chmod 600 {}`", file.display())));
+        }
+        Self::parse(&fs::read_to_string(file).map_err(|e| fail(e.to_string()))?).map_err(fail)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut found = Self::default();
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            match line.split_once(char::is_whitespace) {
+                _ if line.is_empty() || line.starts_with('#') => {}
+                Some(("network", value)) => found.networks.push(value.trim().to_owned()),
+                Some(("admin", value)) if found.admin.is_none() => found.admin = Some(value.trim().to_owned()),
+                Some(("admin", _)) => return Err(format!("line {}: a second admin", index + 1)),
+                _ => return Err(format!("line {}: write `network NAME:PASSWORD` or `admin USER:PASSWORD`", index + 1)),
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn env_text(variable: &str) -> Option<String> {
+    env::var(variable).ok().filter(|text| !text.is_empty())
+}
+
+fn env_path(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).filter(|text| !text.is_empty()).map(PathBuf::from)
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn default_state() -> PathBuf {
+    if is_root() {
+        return "/var/lib/hive".into();
+    }
+    let home = || env_path("HOME").unwrap_or_else(|| ".".into()).join(".local/state");
+    env_path("XDG_STATE_HOME").unwrap_or_else(home).join("hive")
+}
+
+fn default_socket(state: &Path) -> PathBuf {
+    if is_root() {
+        return "/run/hive/agent.sock".into();
+    }
+    env_path("XDG_RUNTIME_DIR").map_or_else(|| state.join("agent.sock"), |dir| dir.join("hive/agent.sock"))
+}
+
+/// The host's name as a node name; characters that a node name cannot have become dashes.
+pub fn host_name() -> NodeName {
+    let uname = rustix::system::uname();
+    let text: String = uname.nodename().to_string_lossy().chars().take(NodeName::MAX_BYTES).collect();
+    let clean: String =
+        text.chars().map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '-' }).collect();
+    clean.parse().or_else(|_| "node".parse()).unwrap_or_else(|_| unreachable!("`node` is a name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_colon_splits_a_network() {
+        let (name, password) = parse_network("lab:pass:word").unwrap();
+        assert_eq!((name.as_str(), password.as_deref()), ("lab", Some("pass:word")));
+        assert_eq!(parse_network("lab").unwrap().1, None);
+        assert!(parse_network("lab:").is_err() && parse_network(":x").is_err() && parse_network("a b:x").is_err());
+    }
+
+    #[test]
+    fn an_admin_has_a_password_or_a_hash() {
+        assert!(matches!(parse_admin("root:secret").unwrap().1, AdminPassword::Plain(p) if p == "secret"));
+        assert!(parse_admin("root").is_err() && parse_admin("root:").is_err());
+        let error = parse_admin("root:hash_nonsense").unwrap_err().to_string();
+        assert!(error.contains("hash-password"), "{error}");
+        let phc = PasswordHashed::new("x", [1; 16]).unwrap().to_phc();
+        assert!(matches!(parse_admin(&format!("root:hash_{phc}")).unwrap().1, AdminPassword::Hashed(_)));
+    }
+
+    #[test]
+    fn a_credentials_file_has_two_kinds_of_lines() {
+        let found = Credentials::parse("# mine\n\nnetwork a:b\nnetwork c:d e\nadmin root:x\n").unwrap();
+        assert_eq!(found.networks, ["a:b", "c:d e"]);
+        assert_eq!(found.admin.as_deref(), Some("root:x"));
+        assert!(Credentials::parse("admin a:b\nadmin c:d").is_err());
+        assert!(Credentials::parse("nonsense").is_err_and(|e| e.contains("line 1")));
+    }
+
+    #[test]
+    fn errors_never_repeat_a_secret() {
+        for error in [parse_network("a b:hunter2").unwrap_err(), parse_admin("a b:hunter2").unwrap_err()] {
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+        assert!(Credentials::parse("netwrk lab:hunter2").is_err_and(|e| !e.contains("hunter2")));
+    }
+}

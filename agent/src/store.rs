@@ -1,0 +1,268 @@
+//! What a node keeps: one LMDB environment in the state folder, written in whole transactions.
+//!
+//! The store decides nothing. It opens and locks the folder, checks the schema version, loads everything once at start
+//! and then writes each turn's changes in one transaction, so kill -9 at any moment leaves the state before or after it.
+
+mod disk;
+mod folder;
+
+use std::path::{Path, PathBuf};
+
+use heed::{
+    Database, Env, EnvOpenOptions, RoTxn, RwTxn, WithTls,
+    types::{Bytes, Str},
+};
+use hive_core::{Change, Stored, StoredNetwork};
+use hive_protocol::{NetworkName, NodeId, NodeName, ProxySpec};
+use minicbor::{Decode, Encode};
+
+pub use folder::FolderError;
+
+/// Version of the tables' layout that this build writes.
+pub const SCHEMA: u32 = 1;
+/// Address space reserved for the map, in bytes: far above any table's size, small enough for 32-bit boards.
+const MAP_SIZE: usize = 128 << 20;
+
+/// Why state could not be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The folder itself.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// Written by a newer agent.
+    #[error("the state in {} has schema {found}, this agent knows up to {SCHEMA}: start a newer agent, or use another --state", .folder.display())]
+    Newer {
+        /// The state folder.
+        folder: PathBuf,
+        /// Schema found.
+        found: u32,
+    },
+    /// A stored entry is damaged.
+    #[error("the stored {what} is damaged: {detail}")]
+    Damaged {
+        /// Which entry.
+        what: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The disk is full.
+    #[error("no space left for the state: free some space on its disk")]
+    Full,
+    /// Anything else that LMDB reports.
+    #[error("state database: {0}")]
+    Database(#[source] heed::Error),
+}
+
+impl From<heed::Error> for StoreError {
+    fn from(error: heed::Error) -> Self {
+        const ENOSPC: i32 = 28;
+        match error {
+            heed::Error::Io(e) if e.raw_os_error() == Some(ENOSPC) => Self::Full,
+            heed::Error::Mdb(heed::MdbError::MapFull) => Self::Full,
+            other => Self::Database(other),
+        }
+    }
+}
+
+type Table = Database<Bytes, Bytes>;
+
+/// The open state of one node. Holds the folder's lock while it lives.
+pub struct Store {
+    env: Env<WithTls>,
+    meta: Database<Str, Bytes>,
+    networks: Table,
+    records: Table,
+    proxies: Table,
+    sessions: Table,
+    _lock: folder::Lock,
+}
+
+/// An entry that could not be read and was passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Which entry.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+impl Store {
+    /// Opens the state in `folder`, making it (mode 0700) when it is not there, and locks it.
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        let lock = folder::prepare(folder)?;
+        let mut options = EnvOpenOptions::new();
+        options.map_size(MAP_SIZE).max_dbs(8);
+        // SAFETY: LMDB's map must not be changed from outside while it is open; the folder is private to this user
+        // (checked by `prepare`) and the lock keeps a second agent out.
+        #[allow(unsafe_code)]
+        let env = unsafe { options.open(folder) }?;
+        let mut txn = env.write_txn()?;
+        let store = Self {
+            meta: env.create_database(&mut txn, Some("meta"))?,
+            networks: env.create_database(&mut txn, Some("networks"))?,
+            records: env.create_database(&mut txn, Some("records"))?,
+            proxies: env.create_database(&mut txn, Some("proxies"))?,
+            sessions: env.create_database(&mut txn, Some("sessions"))?,
+            env: env.clone(),
+            _lock: lock,
+        };
+        store.migrate(&mut txn, folder)?;
+        txn.commit()?;
+        folder::restrict_files(folder)?;
+        Ok(store)
+    }
+
+    /// Brings the tables to [`SCHEMA`], one numbered step after the other, in the transaction that opened them.
+    fn migrate(&self, txn: &mut RwTxn<'_>, folder: &Path) -> Result<(), StoreError> {
+        let found = self.meta_value::<u32>(txn, "schema")?.unwrap_or(SCHEMA);
+        if found > SCHEMA {
+            return Err(StoreError::Newer { folder: folder.to_owned(), found });
+        }
+        self.put_meta(txn, "schema", &SCHEMA)
+    }
+
+    /// Everything the core starts from. Damaged entries are passed over and named, so one bad record keeps no node from
+    /// starting.
+    pub fn load(&self, default_name: NodeName) -> Result<(Stored, Vec<Skipped>), StoreError> {
+        let txn = self.env.read_txn()?;
+        let mut skipped = Vec::new();
+        let stored = Stored {
+            name: self.meta_value(&txn, "name")?.unwrap_or(default_name),
+            networks: list(&txn, self.networks, "network", &mut skipped, disk::Network::into_core)?,
+            records: list(&txn, self.records, "record", &mut skipped, disk::Record::into_core)?,
+            proxies: list(&txn, self.proxies, "proxy", &mut skipped, |spec: ProxySpec| spec)?,
+            next_proxy: self.meta_value(&txn, "next-proxy")?.unwrap_or(1),
+            admin: self.admin(&txn)?,
+            sessions: list(&txn, self.sessions, "session", &mut skipped, disk::Session::into_core)?,
+        };
+        Ok((stored, skipped))
+    }
+
+    fn admin(&self, txn: &RoTxn<'_>) -> Result<Option<hive_core::Admin>, StoreError> {
+        let stored: Option<disk::Admin> = self.meta_value(txn, "admin")?;
+        stored.map(disk::Admin::into_core).transpose().map_err(|e| damaged("admin account", e))
+    }
+
+    /// Writes all changes in one transaction, on disk when this returns.
+    pub fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+        let mut txn = self.env.write_txn()?;
+        changes.iter().try_for_each(|change| self.apply(&mut txn, change))?;
+        Ok(txn.commit()?)
+    }
+
+    fn apply(&self, txn: &mut RwTxn<'_>, change: &Change) -> Result<(), StoreError> {
+        match change {
+            Change::Name(name) => self.put_meta(txn, "name", name),
+            Change::NextProxy(next) => self.put_meta(txn, "next-proxy", next),
+            Change::Admin(admin) => self.put_meta(txn, "admin", &disk::Admin::from_core(admin)),
+            Change::Network(network) => {
+                put(txn, self.networks, &network_key(network), &disk::Network::from_core(network))
+            }
+            Change::NetworkGone(name) => self.forget_network(txn, name),
+            Change::Record { network, node, record, contact } => {
+                let entry = disk::Record { signed: record.clone(), contact: *contact };
+                put(txn, self.records, &record_key(network, node), &entry)
+            }
+            Change::Contact { network, node, contact } => {
+                let key = record_key(network, node);
+                let Some(entry) = get::<disk::Record>(txn, self.records, &key)? else { return Ok(()) };
+                put(txn, self.records, &key, &disk::Record { contact: *contact, ..entry })
+            }
+            Change::RecordGone { network, node } => remove(txn, self.records, &record_key(network, node)),
+            Change::Proxy(spec) => put(txn, self.proxies, &spec.id.to_be_bytes(), spec),
+            Change::ProxyGone(id) => remove(txn, self.proxies, &id.to_be_bytes()),
+            Change::Session(session) => put(txn, self.sessions, &session.key, &disk::Session::from_core(session)),
+            Change::SessionGone(key) => remove(txn, self.sessions, key),
+        }
+    }
+
+    fn forget_network(&self, txn: &mut RwTxn<'_>, name: &NetworkName) -> Result<(), StoreError> {
+        remove(txn, self.networks, name.as_str().as_bytes())?;
+        let prefix = record_prefix(name);
+        let doomed: Vec<Vec<u8>> = self
+            .records
+            .prefix_iter(txn, &prefix)?
+            .map(|entry| entry.map(|(key, _)| key.to_vec()))
+            .collect::<Result<_, _>>()?;
+        doomed.iter().try_for_each(|key| remove(txn, self.records, key))
+    }
+
+    /// A single value kept beside the tables, for the shell itself.
+    pub fn get<T: for<'b> Decode<'b, ()>>(&self, key: &str) -> Result<Option<T>, StoreError> {
+        let txn = self.env.read_txn()?;
+        self.meta_value(&txn, key)
+    }
+
+    /// Stores a single value, on disk when this returns.
+    pub fn put<T: Encode<()>>(&self, key: &str, value: &T) -> Result<(), StoreError> {
+        let mut txn = self.env.write_txn()?;
+        self.put_meta(&mut txn, key, value)?;
+        Ok(txn.commit()?)
+    }
+
+    fn meta_value<T: for<'b> Decode<'b, ()>>(&self, txn: &RoTxn<'_>, key: &str) -> Result<Option<T>, StoreError> {
+        let bytes = self.meta.get(txn, key)?;
+        bytes.map(|b| minicbor::decode(b).map_err(|e| damaged(key, e))).transpose()
+    }
+
+    fn put_meta<T: Encode<()>>(&self, txn: &mut RwTxn<'_>, key: &str, value: &T) -> Result<(), StoreError> {
+        Ok(self.meta.put(txn, key, &encoded(value))?)
+    }
+}
+
+/// Reads a whole table; what does not decode is named in `skipped`.
+fn list<D: for<'b> Decode<'b, ()>, T>(
+    txn: &RoTxn<'_>,
+    table: Table,
+    what: &str,
+    skipped: &mut Vec<Skipped>,
+    into_core: impl Fn(D) -> T,
+) -> Result<Vec<T>, StoreError> {
+    let mut entries = Vec::new();
+    for entry in table.iter(txn)? {
+        let (key, value) = entry?;
+        match minicbor::decode::<D>(value) {
+            Ok(decoded) => entries.push(into_core(decoded)),
+            Err(e) => skipped.push(Skipped { what: format!("{what} {}", key.escape_ascii()), why: e.to_string() }),
+        }
+    }
+    Ok(entries)
+}
+
+fn get<T: for<'b> Decode<'b, ()>>(txn: &RoTxn<'_>, table: Table, key: &[u8]) -> Result<Option<T>, StoreError> {
+    // A damaged entry counts as absent: it is about to be replaced, or nobody asks for it again.
+    Ok(table.get(txn, key)?.and_then(|bytes| minicbor::decode(bytes).ok()))
+}
+
+fn put<T: Encode<()>>(txn: &mut RwTxn<'_>, table: Table, key: &[u8], value: &T) -> Result<(), StoreError> {
+    Ok(table.put(txn, key, &encoded(value))?)
+}
+
+fn remove(txn: &mut RwTxn<'_>, table: Table, key: &[u8]) -> Result<(), StoreError> {
+    table.delete(txn, key)?;
+    Ok(())
+}
+
+fn encoded<T: Encode<()>>(value: &T) -> Vec<u8> {
+    minicbor::to_vec(value).unwrap_or_else(|_| unreachable!("encoding to memory"))
+}
+
+fn damaged(what: &str, detail: impl ToString) -> StoreError {
+    StoreError::Damaged { what: what.to_owned(), detail: detail.to_string() }
+}
+
+fn network_key(network: &StoredNetwork) -> Vec<u8> {
+    network.name.as_str().as_bytes().to_vec()
+}
+
+/// A network's name cannot contain a control character, so the zero byte ends it.
+fn record_prefix(network: &NetworkName) -> Vec<u8> {
+    [network.as_str().as_bytes(), &[0]].concat()
+}
+
+fn record_key(network: &NetworkName, node: &NodeId) -> Vec<u8> {
+    [&record_prefix(network)[..], node.as_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+//! Tunnels: local TCP connections carried to a peer and back, in the format of [`hive_protocol::tunnel`].
+//!
+//! [`listen`] takes connections at an egress, [`ingress`] those that peers open, [`copy`] moves bytes between a local
+//! socket and a carrier, [`carrier`] reads and writes frames. This module keeps count of what is live, so that a right
+//! that is taken away ends the streams that used it, at once.
+
+pub mod buffers;
+pub mod carrier;
+pub mod copy;
+pub mod ingress;
+pub mod listen;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use hive_core::{ConnId, Routes};
+use hive_protocol::{ProxyId, TunnelCounts};
+use smol::channel::{self, Receiver, Sender};
+
+/// Live streams and the counters of every proxy since the agent started.
+#[derive(Default)]
+pub struct Tunnels(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    next: u64,
+    live: BTreeMap<u64, Live>,
+    counters: BTreeMap<ProxyId, Arc<Counters>>,
+}
+
+struct Live {
+    proxy: ProxyId,
+    conn: ConnId,
+    /// Dropped to end the stream.
+    _end: Sender<()>,
+}
+
+/// What a proxy has carried.
+#[derive(Default)]
+pub struct Counters {
+    open: AtomicU32,
+    total: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    last_error: Mutex<Option<String>>,
+    listener_error: Mutex<Option<String>>,
+}
+
+/// A proxy's counters at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Connections open.
+    pub open: u32,
+    /// Connections since the agent started.
+    pub total: u64,
+    /// Bytes from the peer.
+    pub bytes_in: u64,
+    /// Bytes to the peer.
+    pub bytes_out: u64,
+    /// Last failure of a connection, cleared by a success.
+    pub last_error: Option<String>,
+    /// Why the egress cannot listen.
+    pub listener_error: Option<String>,
+}
+
+impl Counters {
+    /// Bytes came from the peer.
+    pub fn received(&self, bytes: usize) {
+        self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes went to the peer.
+    pub fn sent(&self, bytes: usize) {
+        self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// A connection failed.
+    pub fn failed(&self, why: impl Into<String>) {
+        *lock(&self.last_error) = Some(why.into());
+    }
+
+    /// A connection was made.
+    pub fn succeeded(&self) {
+        *lock(&self.last_error) = None;
+    }
+
+    /// Whether the egress listens, or why not.
+    pub fn listening(&self, problem: Option<String>) {
+        *lock(&self.listener_error) = problem;
+    }
+
+    /// Connections open now.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed) as usize
+    }
+
+    fn counted(&self) -> Counted {
+        Counted {
+            open: self.open.load(Ordering::Relaxed),
+            total: self.total.load(Ordering::Relaxed),
+            bytes_in: self.bytes_in.load(Ordering::Relaxed),
+            bytes_out: self.bytes_out.load(Ordering::Relaxed),
+            last_error: lock(&self.last_error).clone(),
+            listener_error: lock(&self.listener_error).clone(),
+        }
+    }
+}
+
+impl Tunnels {
+    /// The counters of a proxy.
+    pub fn counters(&self, proxy: ProxyId) -> Arc<Counters> {
+        lock(&self.0).counters.entry(proxy).or_default().clone()
+    }
+
+    /// The counters of a proxy as they stand.
+    pub fn counted(&self, proxy: ProxyId) -> Counted {
+        lock(&self.0).counters.get(&proxy).map(|counters| counters.counted()).unwrap_or_default()
+    }
+
+    /// All proxies together, those removed meanwhile too.
+    pub fn totals(&self) -> TunnelCounts {
+        let inner = lock(&self.0);
+        let mut totals = TunnelCounts::default();
+        for counted in inner.counters.values().map(|counters| counters.counted()) {
+            totals.active += counted.open;
+            totals.bytes_in += counted.bytes_in;
+            totals.bytes_out += counted.bytes_out;
+        }
+        totals
+    }
+
+    /// Enters a stream. Whoever holds the entry must stop when [`Entry::ended`] says so.
+    pub fn enter(self: &Arc<Self>, proxy: ProxyId, conn: ConnId) -> Entry {
+        let (end, ended) = channel::bounded(1);
+        let counters = self.counters(proxy);
+        counters.open.fetch_add(1, Ordering::Relaxed);
+        counters.total.fetch_add(1, Ordering::Relaxed);
+        let mut inner = lock(&self.0);
+        let key = inner.next;
+        inner.next += 1;
+        inner.live.insert(key, Live { proxy, conn, _end: end });
+        Entry { key, counters, ended, tunnels: self.clone() }
+    }
+
+    /// Ends every stream that the routes no longer allow.
+    pub fn enforce(&self, routes: &Routes) {
+        lock(&self.0).live.retain(|_, live| routes.allows(live.proxy, live.conn));
+    }
+
+    /// How many streams use a connection.
+    pub fn streams_on(&self, conn: ConnId) -> usize {
+        lock(&self.0).live.values().filter(|live| live.conn == conn).count()
+    }
+
+    /// How many streams there are.
+    pub fn streams(&self) -> usize {
+        lock(&self.0).live.len()
+    }
+}
+
+/// A live stream's place in the count; leaving it ends the place.
+pub struct Entry {
+    key: u64,
+    /// The proxy's counters.
+    pub counters: Arc<Counters>,
+    ended: Receiver<()>,
+    tunnels: Arc<Tunnels>,
+}
+
+impl Entry {
+    /// Waits until the stream has lost its right.
+    pub async fn ended(&self) {
+        // Nobody ever sends: the channel closes when the entry is struck out.
+        let _ = self.ended.recv().await;
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.counters.open.fetch_sub(1, Ordering::Relaxed);
+        lock(&self.tunnels.0).live.remove(&self.key);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

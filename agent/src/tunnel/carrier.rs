@@ -1,0 +1,92 @@
+//! Frames on a carrier: [`hive_protocol::tunnel`] with I/O, over any ordered byte stream.
+
+use std::io;
+
+use futures::{AsyncReadExt, AsyncWriteExt, io::AsyncRead, io::AsyncWrite};
+use hive_protocol::{
+    frame::DecodeError,
+    tunnel::{self, CBOR_MAX, DATA_MAX, HEADER_LEN, Header, HeaderError, Kind},
+};
+use minicbor::{Decode, Encode};
+
+use super::buffers::Buffer;
+
+/// Why a carrier is of no further use.
+#[derive(Debug, thiserror::Error)]
+pub enum CarrierError {
+    /// It broke or ended.
+    #[error("the path broke: {0}")]
+    Io(#[from] io::Error),
+    /// The peer does not keep to the format.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// A frame that must not come here.
+    #[error("unexpected {0:?} frame")]
+    Unexpected(Kind),
+    /// A payload that is no message.
+    #[error(transparent)]
+    Payload(#[from] DecodeError),
+    /// EOF announced another number of bytes than came.
+    #[error("the peer sent {announced} bytes, {received} arrived")]
+    Count {
+        /// Bytes announced.
+        announced: u64,
+        /// Bytes received.
+        received: u64,
+    },
+}
+
+/// Reads the next frame's header.
+pub async fn read_header(carrier: &mut (impl AsyncRead + Unpin)) -> Result<Header, CarrierError> {
+    let mut header = [0; HEADER_LEN];
+    carrier.read_exact(&mut header).await?;
+    Ok(Header::parse(header)?)
+}
+
+/// Reads the payload of an OPEN or REFUSE frame whose header was read.
+pub async fn read_cbor<T: for<'b> Decode<'b, ()>>(
+    carrier: &mut (impl AsyncRead + Unpin),
+    header: Header,
+) -> Result<T, CarrierError> {
+    let mut payload = vec![0; header.len.min(CBOR_MAX)];
+    carrier.read_exact(&mut payload).await?;
+    Ok(tunnel::decode_cbor(&payload)?)
+}
+
+/// Reads the byte count of an EOF frame whose header was read.
+pub async fn read_count(carrier: &mut (impl AsyncRead + Unpin)) -> Result<u64, CarrierError> {
+    let mut count = [0; 8];
+    carrier.read_exact(&mut count).await?;
+    Ok(u64::from_be_bytes(count))
+}
+
+/// Writes an OPEN or REFUSE frame.
+pub async fn write_cbor<T: Encode<()>>(
+    carrier: &mut (impl AsyncWrite + Unpin),
+    kind: Kind,
+    payload: &T,
+) -> io::Result<()> {
+    write(carrier, &tunnel::encode_cbor(kind, payload)).await
+}
+
+/// Writes a frame without payload.
+pub async fn write_empty(carrier: &mut (impl AsyncWrite + Unpin), kind: Kind) -> io::Result<()> {
+    write(carrier, &Header { kind, len: 0 }.to_bytes()).await
+}
+
+/// Writes EOF after `sent` bytes of DATA.
+pub async fn write_eof(carrier: &mut (impl AsyncWrite + Unpin), sent: u64) -> io::Result<()> {
+    write(carrier, &tunnel::encode_eof(sent)).await
+}
+
+/// Writes the `len` bytes that stand behind the header's place in `buffer` as one DATA frame, in one piece.
+pub async fn write_data(carrier: &mut (impl AsyncWrite + Unpin), buffer: &mut Buffer, len: usize) -> io::Result<()> {
+    let len = len.min(DATA_MAX);
+    buffer[..HEADER_LEN].copy_from_slice(&Header { kind: Kind::Data, len }.to_bytes());
+    write(carrier, &buffer[..HEADER_LEN + len]).await
+}
+
+async fn write(carrier: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+    carrier.write_all(bytes).await?;
+    carrier.flush().await
+}

@@ -1,0 +1,205 @@
+//! Moving bytes between a local socket and a carrier, both ways at once, with TCP's endings kept apart.
+//!
+//! The local side's FIN becomes EOF and the peer's EOF becomes a FIN, each direction on its own. A local RST becomes
+//! RESET, and RESET, a broken carrier or a lost right become a local RST: an application never takes a cut for an end.
+
+use std::{
+    future::Future,
+    io::{self, Read},
+    net::{Shutdown, TcpStream},
+    time::Duration,
+};
+
+use async_io::Async;
+use futures::{
+    AsyncReadExt, AsyncWriteExt,
+    io::{AsyncRead, AsyncWrite},
+};
+use hive_protocol::tunnel::{DATA_MAX, HEADER_LEN, Kind, Refusal};
+use smol::future::{or, try_zip};
+
+use super::{
+    Counters,
+    buffers::Buffer,
+    carrier::{self, CarrierError},
+};
+use crate::time::within;
+
+/// How long the last frame may take to leave before the carrier is dropped with it.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// How a stream ended before both sides were done.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The application here aborted its connection.
+    #[error("the local application aborted the connection")]
+    Local(#[source] io::Error),
+    /// The application there aborted its connection.
+    #[error("the application at the peer aborted the connection")]
+    Remote,
+    /// The peer's ingress did not connect.
+    #[error("refused by the peer: {}", .0.text)]
+    Refused(Refusal),
+    /// The carrier failed under it.
+    #[error(transparent)]
+    Carrier(#[from] CarrierError),
+    /// The right to it was taken away.
+    #[error("no longer allowed")]
+    Ended,
+}
+
+/// Carries one connection to its end, or until `ended` resolves.
+///
+/// Local bytes are sent at once, whether or not the peer has answered yet.
+pub async fn run<R, W>(
+    local: Async<TcpStream>,
+    (mut reader, mut writer): (R, W),
+    counters: &Counters,
+    ended: impl Future<Output = ()>,
+    peer: Peer,
+) -> Result<(), Broken>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let inbound = async {
+        if peer == Peer::Asked {
+            accepted(&mut reader).await?;
+            counters.succeeded();
+        }
+        to_local(&mut reader, &local, counters).await
+    };
+    let both = async { try_zip(to_peer(&local, &mut writer, counters), inbound).await.map(drop) };
+    let lost = async {
+        ended.await;
+        Err(Broken::Ended)
+    };
+    let outcome = or(lost, both).await;
+    finish(local, &mut writer, &outcome).await;
+    outcome
+}
+
+/// What the peer has yet to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// It was sent OPEN and answers with ACCEPT or REFUSE.
+    Asked,
+    /// Nothing: its next frame is DATA, EOF or RESET.
+    Ready,
+}
+
+/// Reads the ingress' answer to OPEN.
+async fn accepted(reader: &mut (impl AsyncRead + Unpin)) -> Result<(), Broken> {
+    let header = carrier::read_header(reader).await?;
+    match header.kind {
+        Kind::Accept => Ok(()),
+        Kind::Refuse => Err(Broken::Refused(carrier::read_cbor(reader, header).await?)),
+        other => Err(CarrierError::Unexpected(other).into()),
+    }
+}
+
+/// Closes both sides in the way the outcome asks for.
+async fn finish(local: Async<TcpStream>, writer: &mut (impl AsyncWrite + Unpin), outcome: &Result<(), Broken>) {
+    let last_words = async {
+        match outcome {
+            Ok(()) => writer.close().await,
+            Err(Broken::Local(_) | Broken::Ended) => carrier::write_empty(writer, Kind::Reset).await,
+            Err(Broken::Remote | Broken::Refused(_) | Broken::Carrier(_)) => Ok(()),
+        }
+    };
+    if outcome.is_err() {
+        abort(&local);
+    }
+    drop(local);
+    // The peer may be gone; there is nobody left to tell.
+    let _ = within(LAST_WORDS, last_words).await;
+}
+
+/// Makes closing the socket send RST instead of FIN (SO_LINGER with zero seconds, `socket(7)`).
+pub fn abort(socket: &Async<TcpStream>) {
+    if let Err(e) = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO)) {
+        log::debug!("cannot abort a connection: {e}");
+    }
+}
+
+/// Local bytes to DATA frames, the local FIN to EOF.
+async fn to_peer(
+    local: &Async<TcpStream>,
+    writer: &mut (impl AsyncWrite + Unpin),
+    counters: &Counters,
+) -> Result<(), Broken> {
+    let mut sent = 0;
+    loop {
+        let (mut buffer, len) = read_some(local).await.map_err(Broken::Local)?;
+        if len == 0 {
+            return Ok(carrier::write_eof(writer, sent).await.map_err(CarrierError::from)?);
+        }
+        carrier::write_data(writer, &mut buffer, len).await.map_err(CarrierError::from)?;
+        sent += len as u64;
+        counters.sent(len);
+    }
+}
+
+/// What the local socket has, behind room for a header. While there is nothing, no buffer is held.
+async fn read_some(local: &Async<TcpStream>) -> io::Result<(Buffer, usize)> {
+    loop {
+        let mut buffer = Buffer::take();
+        match local.get_ref().read(&mut buffer[HEADER_LEN..]) {
+            Ok(len) => return Ok((buffer, len)),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        }
+        drop(buffer);
+        local.readable().await?;
+    }
+}
+
+/// Frames to local bytes, EOF to a FIN.
+async fn to_local(
+    reader: &mut (impl AsyncRead + Unpin),
+    local: &Async<TcpStream>,
+    counters: &Counters,
+) -> Result<(), Broken> {
+    let mut received = 0;
+    loop {
+        let header = carrier::read_header(reader).await?;
+        match header.kind {
+            Kind::Data => {
+                pass_on(reader, local, header.len).await?;
+                received += header.len as u64;
+                counters.received(header.len);
+            }
+            Kind::Eof => {
+                let announced = carrier::read_count(reader).await?;
+                if announced != received {
+                    return Err(CarrierError::Count { announced, received }.into());
+                }
+                return local.get_ref().shutdown(Shutdown::Write).or_else(ignore_not_connected).map_err(Broken::Local);
+            }
+            Kind::Reset => return Err(Broken::Remote),
+            other => return Err(CarrierError::Unexpected(other).into()),
+        }
+    }
+}
+
+/// Writes one DATA frame's payload as it comes in, without waiting for all of it.
+async fn pass_on(reader: &mut (impl AsyncRead + Unpin), local: &Async<TcpStream>, len: usize) -> Result<(), Broken> {
+    let mut buffer = Buffer::take();
+    let mut socket = local;
+    let mut left = len.min(DATA_MAX);
+    while left > 0 {
+        let got = reader.read(&mut buffer[..left]).await.map_err(CarrierError::from)?;
+        if got == 0 {
+            return Err(CarrierError::from(io::Error::from(io::ErrorKind::UnexpectedEof)).into());
+        }
+        socket.write_all(&buffer[..got]).await.map_err(Broken::Local)?;
+        left -= got;
+    }
+    Ok(())
+}
+
+/// The application closed its socket for good before our FIN: nothing is left to end.
+fn ignore_not_connected(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(error) }
+}

@@ -1,0 +1,134 @@
+//! Ingress: streams that peers open, admitted or refused against the rules of this moment, and their local targets.
+
+use std::{
+    net::{SocketAddr, TcpStream},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_io::Async;
+use futures::AsyncReadExt;
+use hive_protocol::{
+    ProxySpec,
+    tunnel::{Kind, Open, Refusal, RefuseReason},
+};
+use hive_transport::streams::Stream;
+
+use super::{
+    Counters,
+    carrier::{self, CarrierError},
+    copy::{self, Broken, Peer},
+};
+use crate::{net::registry::Connection, node::Handle, time::within};
+
+/// From the stream's opening to its OPEN frame.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// For connecting to the target.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Tunnelled connections of the node at once.
+const MAX_STREAMS: usize = 4096;
+/// Addresses of a target's name that are tried.
+const MAX_ADDRESSES: usize = 4;
+
+/// Serves one stream from its OPEN frame to its end.
+pub async fn serve(node: Handle, connection: Connection, mut stream: Stream) {
+    let Some(Ok(open)) = within(OPEN_TIMEOUT, read_open(&mut stream)).await else {
+        return log::debug!("a stream from {} did not open", connection.peer);
+    };
+    match admit(&node, &connection, &open) {
+        Ok(spec) => carry(&node, &connection, &spec, stream).await,
+        Err(refusal) => {
+            log::info!(
+                "refused {} port {} -> {}: {}",
+                connection.peer,
+                open.origin_port,
+                open.target_port,
+                refusal.text
+            );
+            refuse(&mut stream, &refusal).await;
+        }
+    }
+}
+
+async fn read_open(stream: &mut Stream) -> Result<Open, CarrierError> {
+    let header = carrier::read_header(stream).await?;
+    if header.kind != Kind::Open {
+        return Err(CarrierError::Unexpected(header.kind));
+    }
+    carrier::read_cbor(stream, header).await
+}
+
+fn admit(node: &Handle, connection: &Connection, open: &Open) -> Result<Arc<ProxySpec>, Refusal> {
+    if node.tunnels.streams() >= MAX_STREAMS {
+        let text = format!("{MAX_STREAMS} tunnelled connections are open");
+        return Err(Refusal { reason: RefuseReason::Busy, text });
+    }
+    node.routes.get().admit(connection.conn, &connection.peer, open)
+}
+
+async fn carry(node: &Handle, connection: &Connection, spec: &ProxySpec, mut stream: Stream) {
+    let entry = node.tunnels.enter(spec.id, connection.conn);
+    let counters = entry.counters.clone();
+    // The rule may have gone between admission and entry.
+    if !node.routes.get().allows(spec.id, connection.conn) {
+        return;
+    }
+    let local = match connect(&spec.host, spec.port).await {
+        Ok(local) => local,
+        Err(text) => {
+            counters.failed(&text);
+            return refuse(&mut stream, &Refusal { reason: RefuseReason::Target, text }).await;
+        }
+    };
+    counters.succeeded();
+    if let Err(broken) = pump(stream, local, &counters, entry.ended()).await {
+        log::debug!("proxy {}: {broken}", spec.id);
+        if matches!(broken, Broken::Carrier(_)) {
+            counters.failed(broken.to_string());
+        }
+    }
+}
+
+/// Accepts and carries a connection whose target is connected.
+async fn pump(
+    mut stream: Stream,
+    local: Async<TcpStream>,
+    counters: &Counters,
+    ended: impl Future<Output = ()>,
+) -> Result<(), Broken> {
+    carrier::write_empty(&mut stream, Kind::Accept).await.map_err(CarrierError::from)?;
+    copy::run(local, stream.split(), counters, ended, Peer::Ready).await
+}
+
+/// Connects to a local target by name or address.
+pub async fn connect(host: &str, port: u16) -> Result<Async<TcpStream>, String> {
+    let what = |why: String| format!("the target {host}:{port} {why}");
+    let attempt = async {
+        let found = async_net::resolve((host, port)).await.map_err(|e| what(format!("cannot be resolved: {e}")))?;
+        let mut last = what("has no address".to_owned());
+        for address in found.into_iter().take(MAX_ADDRESSES) {
+            match connect_to(address).await {
+                Ok(socket) => return Ok(socket),
+                Err(e) => last = what(format!("does not accept connections: {e}")),
+            }
+        }
+        Err(last)
+    };
+    let late = || Err(what(format!("did not answer within {} s", CONNECT_TIMEOUT.as_secs())));
+    within(CONNECT_TIMEOUT, attempt).await.unwrap_or_else(late)
+}
+
+async fn connect_to(address: SocketAddr) -> std::io::Result<Async<TcpStream>> {
+    let socket = Async::<TcpStream>::connect(address).await?;
+    socket.get_ref().set_nodelay(true)?;
+    Ok(socket)
+}
+
+/// Says why not, and waits for the peer to close: a stream that is dropped is reset, and the reset may overtake the words.
+async fn refuse(stream: &mut Stream, refusal: &Refusal) {
+    let say = async {
+        carrier::write_cbor(stream, Kind::Refuse, refusal).await?;
+        futures::io::copy(&mut *stream, &mut futures::io::sink()).await
+    };
+    let _ = within(Duration::from_secs(5), say).await;
+}

@@ -1,0 +1,191 @@
+//! Egress: listening for local connections and opening a stream for each.
+//!
+//! One task per enabled egress proxy; [`Listeners`] starts and stops them as the routes change. A port that cannot be
+//! bound is tried again, so a proxy recovers when the other program goes away.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_io::{Async, Timer};
+use futures::AsyncReadExt;
+use hive_core::Routes;
+use hive_protocol::{
+    Direction, ProxyId, ProxySpec, TUNNEL_PROTOCOL,
+    tunnel::{Kind, Open},
+};
+use hive_transport::streams::Stream;
+use libp2p::StreamProtocol;
+use smol::Task;
+
+use super::{
+    Counters, carrier,
+    copy::{self, Broken, Peer},
+};
+use crate::{exec, net::registry::Connection, node::Handle, random};
+
+/// How long a local connection waits for its peer to be connected.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Between attempts to bind a port that is taken.
+const RETRY_BIND: Duration = Duration::from_secs(3);
+/// After an error of `accept`: most likely there are no file descriptors left.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Connections of one proxy at once; further ones wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 4096;
+
+/// The running egress listeners of a node.
+#[derive(Default)]
+pub struct Listeners {
+    running: BTreeMap<ProxyId, (Arc<ProxySpec>, Task<()>)>,
+}
+
+/// Sockets bound before their proxy existed, so that a port that is taken is an answer and not a later surprise.
+#[derive(Clone, Default)]
+pub struct Prepared(Arc<Mutex<BTreeMap<SocketAddr, Async<TcpListener>>>>);
+
+impl Prepared {
+    /// Binds now what a proxy is about to listen on.
+    pub fn bind(&self, address: SocketAddr) -> io::Result<()> {
+        let socket = Async::<TcpListener>::bind(address)?;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(address, socket);
+        Ok(())
+    }
+
+    /// The socket bound before, if any.
+    pub fn take(&self, address: SocketAddr) -> Option<Async<TcpListener>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&address)
+    }
+}
+
+/// Keeps the listeners in step with the routes, for as long as the node lives.
+pub async fn keep(node: Handle) {
+    let mut listeners = Listeners::default();
+    let mut seen: Option<Arc<Routes>> = None;
+    loop {
+        let newer = |now: &Arc<Routes>| seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, now));
+        let routes = node.routes.wait_for_snapshot(newer).await;
+        listeners.follow(&node, &routes);
+        seen = Some(routes);
+    }
+}
+
+impl Listeners {
+    fn follow(&mut self, node: &Handle, routes: &Routes) {
+        let wanted = |spec: &Arc<ProxySpec>| spec.direction == Direction::Egress;
+        let egress: BTreeMap<ProxyId, &Arc<ProxySpec>> =
+            routes.proxies.iter().filter(|spec| wanted(spec)).map(|spec| (spec.id, spec)).collect();
+        self.running.retain(|id, (spec, _)| egress.get(id).is_some_and(|now| **now == *spec));
+        for (id, spec) in egress {
+            self.running.entry(id).or_insert_with(|| {
+                let socket = node.prepared.take(address(spec));
+                (spec.clone(), exec::spawn(listen(node.clone(), spec.clone(), socket)))
+            });
+        }
+    }
+}
+
+/// Where an egress listens.
+pub fn address(spec: &ProxySpec) -> SocketAddr {
+    SocketAddr::new(spec.bind, spec.port)
+}
+
+async fn listen(node: Handle, spec: Arc<ProxySpec>, prepared: Option<Async<TcpListener>>) {
+    let counters = node.tunnels.counters(spec.id);
+    let socket = match prepared {
+        Some(socket) => socket,
+        None => bind(address(&spec), &counters).await,
+    };
+    counters.listening(None);
+    log::info!("proxy {}: listening on {} for {}", spec.id, address(&spec), spec.remote.node);
+    loop {
+        match socket.accept().await {
+            Ok((local, _)) if counters.open() < MAX_CONNECTIONS => {
+                exec::spawn(connection(node.clone(), spec.clone(), local)).detach();
+            }
+            Ok((local, from)) => {
+                log::warn!("proxy {}: {MAX_CONNECTIONS} connections are open, refusing {from}", spec.id);
+                copy::abort(&local);
+            }
+            Err(e) => {
+                log::warn!("proxy {}: cannot accept a connection: {e}", spec.id);
+                Timer::after(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Binds, however long it takes.
+async fn bind(address: SocketAddr, counters: &Counters) -> Async<TcpListener> {
+    let mut told = false;
+    loop {
+        match Async::<TcpListener>::bind(address) {
+            Ok(socket) => return socket,
+            Err(e) => {
+                if !std::mem::replace(&mut told, true) {
+                    log::warn!("cannot listen on {address}, will try again: {e}");
+                }
+                counters.listening(Some(format!("cannot listen on {address}: {e}")));
+                Timer::after(RETRY_BIND).await;
+            }
+        }
+    }
+}
+
+/// One local connection, from its acceptance to its end.
+async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Async<TcpStream>) {
+    let counters = node.tunnels.counters(spec.id);
+    if let Err(e) = local.get_ref().set_nodelay(true) {
+        log::debug!("no TCP_NODELAY: {e}");
+    }
+    let (connection, stream) = match open(&node, &spec).await {
+        Ok(opened) => opened,
+        Err(why) => {
+            counters.failed(why);
+            return copy::abort(&local);
+        }
+    };
+    let entry = node.tunnels.enter(spec.id, connection.conn);
+    // The routes may have changed while the stream was opened, before there was an entry to strike out.
+    if !node.routes.get().allows(spec.id, connection.conn) {
+        return copy::abort(&local);
+    }
+    if let Err(broken) = copy::run(local, stream.split(), &counters, entry.ended(), Peer::Asked).await {
+        log::debug!("proxy {}: {broken}", spec.id);
+        if matches!(broken, Broken::Refused(_) | Broken::Carrier(_)) {
+            counters.failed(broken.to_string());
+        }
+    }
+}
+
+/// Opens a stream to the peer and asks for the port. A connection that dies meanwhile is replaced by the next.
+async fn open(node: &Handle, spec: &ProxySpec) -> Result<(Connection, Stream), String> {
+    let attempt = async {
+        loop {
+            let path = node.connection_in(vec![spec.remote.network.clone()], spec.remote.node, PATIENCE).await;
+            let connection = path.ok_or_else(|| format!("{} is not connected", spec.remote.node))?;
+            let mut stream = match node.streams.open_on(connection.id, StreamProtocol::new(TUNNEL_PROTOCOL)).await {
+                Ok(stream) => stream,
+                Err(e) => {
+                    log::debug!("proxy {}: {e}, trying again", spec.id);
+                    Timer::after(PAUSE).await;
+                    continue;
+                }
+            };
+            let open = Open {
+                stream: random::bytes(),
+                network: spec.remote.network.clone(),
+                origin_port: spec.port,
+                target_port: spec.remote.port,
+            };
+            if carrier::write_cbor(&mut stream, Kind::Open, &open).await.is_ok() {
+                return Ok((connection, stream));
+            }
+        }
+    };
+    let late = || Err(format!("no path to {} within {} s", spec.remote.node, PATIENCE.as_secs()));
+    crate::time::within(PATIENCE, attempt).await.unwrap_or_else(late)
+}
