@@ -98,9 +98,8 @@ impl Handler {
                 Poll::Pending => return,
                 Poll::Ready(Err(_)) => self.held.clear(),
                 Poll::Ready(Ok(())) => {
-                    let next = self.held.pop_front();
                     // Fails only if the receiver has gone this instant, which the next turn sees.
-                    drop(next.map(|incoming| self.incoming.start_send(incoming)));
+                    let _sent = self.held.pop_front().map(|incoming| self.incoming.start_send(incoming));
                 }
             }
         }
