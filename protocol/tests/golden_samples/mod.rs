@@ -1,0 +1,284 @@
+//! One value of every variant, with every field filled and no two fields alike where they could be mixed up.
+
+use hive_protocol::{
+    Carrier, ConnectionCounts, Direction, Identity, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName, PathKind,
+    PeerRecord, Problem, ProxyInfo, ProxyKind, ProxyState, Reachability, SessionInfo, SignedRecord, StatusInfo,
+    Timestamp, TunnelCounts,
+    message::{BindAddr, ClientMessage, Failure, FailureCode, ProxyRequest, Request, Response, ServerMessage},
+    password::Cost,
+    peer::{Entry, JoinMessage, JoinRefusal, Range, RangeContent, SyncMessage},
+    tunnel::{Open, Refusal, RefuseReason},
+};
+use libp2p_identity::ed25519;
+use multiaddr::Multiaddr;
+
+/// Golden files that stand for something else than a variant.
+pub const OTHER_FILES: &[&str] = &[
+    "PeerMessage",
+    "PeerRecord",
+    "SignedRecord",
+    "Identity",
+    "Identity.text",
+    "Request.ProxyAdd.least",
+    "ClientMessage.Hello.least",
+    "Response.Error.least",
+    "session_challenge",
+    "frame",
+    "tunnel.open",
+    "tunnel.accept",
+    "tunnel.refuse",
+    "tunnel.data",
+    "tunnel.eof",
+    "tunnel.reset",
+];
+
+pub fn network() -> NetworkName {
+    "lab".parse().unwrap()
+}
+
+pub fn name() -> NodeName {
+    "shed".parse().unwrap()
+}
+
+/// The key of the first test vector of RFC 8032, section 7.1.
+pub fn key() -> ed25519::Keypair {
+    let secret = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+    let secret = data_encoding::HEXLOWER.decode(secret.as_bytes()).unwrap();
+    ed25519::Keypair::from(ed25519::SecretKey::try_from_bytes(secret).unwrap())
+}
+
+pub fn node() -> NodeId {
+    NodeId::from(&key().public())
+}
+
+fn addresses() -> Vec<Multiaddr> {
+    vec!["/ip4/192.0.2.7/tcp/4180".parse().unwrap(), "/dns4/shed.example/tcp/4181".parse().unwrap()]
+}
+
+pub fn identity() -> Identity {
+    Identity { node: node(), name: name(), addresses: addresses() }
+}
+
+pub fn record() -> PeerRecord {
+    PeerRecord {
+        network: network(),
+        node: node(),
+        seq: 1_760_000_000_001,
+        issued: Timestamp(1_760_000_000_000),
+        name: name(),
+        addresses: addresses(),
+        version: "0.1.0".into(),
+        target: "aarch64-unknown-linux-musl".into(),
+        relay: true,
+        left: false,
+    }
+}
+
+pub fn open() -> Open {
+    Open { stream: [0xa5; 16], network: network(), origin_port: 18_080, target_port: 8080 }
+}
+
+pub fn refusal() -> Refusal {
+    Refusal { reason: RefuseReason::Target, text: "connection refused".into() }
+}
+
+fn failure() -> Failure {
+    Failure::new(FailureCode::Usage, "there is no proxy 7").hint("list them")
+}
+
+pub fn client_messages() -> Vec<ClientMessage> {
+    vec![
+        ClientMessage::Hello { min: 1, max: 2, node: Some("shed".into()), network: Some(network()) },
+        ClientMessage::Prove { key: [0x11; 32], signature: [0x22; 64] },
+        ClientMessage::Login { user: "admin".into(), key: [0x33; 32] },
+        ClientMessage::LoginOpen { opening: [0x44; 33] },
+        ClientMessage::LoginConfirm { code: [0x55; 32] },
+        ClientMessage::Request(Request::Nodes),
+    ]
+}
+
+pub fn least_hello() -> ClientMessage {
+    ClientMessage::Hello { min: 1, max: 1, node: None, network: None }
+}
+
+pub fn server_messages() -> Vec<ServerMessage> {
+    let cost = Cost { memory_kib: 19_456, passes: 2, lanes: 1 };
+    vec![
+        ServerMessage::Welcome { version: 1, node: node(), name: name(), authorised: true, challenge: [0x66; 32] },
+        ServerMessage::Proven,
+        ServerMessage::LoginSalt { salt: vec![0x77; 16], cost },
+        ServerMessage::LoginAnswer { answer: [0x88; 33] },
+        ServerMessage::LoginDone { code: [0x99; 32], expires_in_s: 43_200 },
+        ServerMessage::Response(Response::Done),
+    ]
+}
+
+pub fn requests() -> Vec<Request> {
+    let password = || "correct horse".to_owned();
+    vec![
+        Request::Identity,
+        Request::Register { identity: identity(), network: network() },
+        Request::Networks,
+        Request::NetworkJoin { network: network(), password: password() },
+        Request::NetworkLeave { network: network() },
+        Request::NetworkRotate { network: network(), password: password(), grace_s: 3600 },
+        Request::Ban { network: Some(network()), node: node(), banned: true },
+        Request::Nodes,
+        Request::Status,
+        Request::ProxyAdd(proxy_request()),
+        Request::Proxies,
+        Request::ProxyRemove { id: 7 },
+        Request::ProxyEnable { id: 7, enabled: false },
+        Request::Connect { host: "127.0.0.1".into(), port: 22 },
+        Request::Logout,
+        Request::Sessions,
+        Request::SessionRevoke { id: "d75a9801".into() },
+        Request::Rename { name: name() },
+        Request::Listen { addresses: addresses() },
+    ]
+}
+
+fn proxy_request() -> ProxyRequest {
+    ProxyRequest {
+        direction: Direction::Ingress,
+        kind: ProxyKind::Tcp,
+        port: 8080,
+        peer: "shed".into(),
+        peer_port: 18_080,
+        network: Some(network()),
+        bind: Some(BindAddr("192.0.2.1".parse().unwrap())),
+        host: Some("localhost".into()),
+        temporary: true,
+    }
+}
+
+pub fn least_proxy() -> Request {
+    let least = ProxyRequest { network: None, bind: None, host: None, temporary: false, ..proxy_request() };
+    Request::ProxyAdd(ProxyRequest { direction: Direction::Egress, ..least })
+}
+
+pub fn responses() -> Vec<Response> {
+    vec![
+        Response::Done,
+        Response::Error(failure()),
+        Response::Identity(identity()),
+        Response::Registered { node: node(), name: name(), members: 3 },
+        Response::Networks(vec![network_info()]),
+        Response::Nodes { rows: vec![node_info()], more: true },
+        Response::Status(status()),
+        Response::ProxyAdded { id: 7 },
+        Response::Proxies { rows: vec![proxy_info()], more: false },
+        Response::Connected,
+        Response::Sessions(vec![session()]),
+    ]
+}
+
+pub fn least_error() -> Response {
+    Response::Error(Failure { hint: None, ..failure() })
+}
+
+fn network_info() -> NetworkInfo {
+    NetworkInfo {
+        name: network(),
+        members: 5,
+        online: 4,
+        refused_joins: 2,
+        old_password_until: Some(Timestamp(1_760_000_000_000)),
+        banned: vec![node()],
+    }
+}
+
+fn node_info() -> NodeInfo {
+    NodeInfo {
+        peer_id: node(),
+        node_name: name(),
+        network: network(),
+        latest_contact: Timestamp(1_760_000_000_000),
+        online: true,
+        path: PathKind::Direct,
+        transport: Some(Carrier::Quic),
+        rtt_ms: Some(1.5),
+        addresses: addresses(),
+        version: "0.1.0".into(),
+        target: "x86_64-unknown-linux-gnu".into(),
+    }
+}
+
+fn status() -> StatusInfo {
+    StatusInfo {
+        peer_id: node(),
+        node_name: name(),
+        version: "0.1.0".into(),
+        uptime_s: 86_400,
+        reachability: Reachability::Private,
+        relays: vec![node()],
+        connections: ConnectionCounts { direct: 6, relayed: 1 },
+        tunnels: TunnelCounts { active: 2, bytes_in: 1000, bytes_out: 70_000 },
+        listening: addresses(),
+        problems: vec![Problem { what: "a proxy needs shed".into(), hint: "start it".into() }],
+    }
+}
+
+fn proxy_info() -> ProxyInfo {
+    ProxyInfo {
+        id: 7,
+        direction: Direction::Egress,
+        kind: ProxyKind::Tcp,
+        port: 18_080,
+        bind: "::1".parse().unwrap(),
+        host: "127.0.0.1".into(),
+        peer_id: node(),
+        peer_name: Some(name()),
+        peer_port: 8080,
+        network: network(),
+        tls: false,
+        key_prefix: Some("web".into()),
+        enabled: true,
+        temporary: false,
+        state: ProxyState::Connected,
+        path: PathKind::Relayed,
+        streams: 3,
+        streams_total: 400,
+        bytes_in: 50_000,
+        bytes_out: 6_000_000,
+        last_error: Some("target refused".into()),
+    }
+}
+
+fn session() -> SessionInfo {
+    SessionInfo {
+        id: "d75a9801".into(),
+        user: "admin".into(),
+        created: Timestamp(1_760_000_000_000),
+        expires: Timestamp(1_760_043_200_000),
+        last_used: Timestamp(1_760_000_060_000),
+    }
+}
+
+pub fn join_messages() -> Vec<JoinMessage> {
+    vec![
+        JoinMessage::Open { network: network(), slot: 1, opening: [0x41; 33] },
+        JoinMessage::Answer { answer: [0x42; 33] },
+        JoinMessage::Confirm { code: [0x43; 32] },
+        JoinMessage::Refused { reason: JoinRefusal::TryLater },
+        JoinMessage::Done,
+    ]
+}
+
+pub fn sync_messages() -> Vec<SyncMessage> {
+    let [digest, list] = range_contents().try_into().unwrap();
+    let digest = Range { prefix: 0xd700_0000_0000_0000, depth: 2, content: digest };
+    let list = Range { prefix: 0, depth: 0, content: list };
+    vec![
+        SyncMessage::Compare { ranges: vec![digest, list] },
+        SyncMessage::Want { nodes: vec![node().short(), 1] },
+        SyncMessage::Records { records: vec![SignedRecord::sign(&record(), &key())] },
+    ]
+}
+
+pub fn range_contents() -> Vec<RangeContent> {
+    vec![
+        RangeContent::Digest { fingerprint: [0xf1; 16], count: 33 },
+        RangeContent::List { entries: vec![Entry { node: node().short(), seq: 1_760_000_000_001 }] },
+    ]
+}
