@@ -1,6 +1,10 @@
 //! What every command works with: the way to a node, the login there, and the output.
 
-use std::{cell::OnceCell, path::PathBuf, time::SystemTime};
+use std::{
+    cell::OnceCell,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use hive_protocol::{NodeId, Timestamp};
 use libp2p_identity::ed25519::Keypair;
@@ -71,12 +75,18 @@ impl App {
     /// Logs in, saves the session and returns it.
     pub async fn login(&self, client: &mut Client, target: &Target) -> Result<Session> {
         let user = wanted_user(target).unwrap_or_else(|| DEFAULT_USER.to_owned());
-        let password = self.password(client, target, &user).await?;
+        let password = match self.given_password(target)? {
+            Some(password) => password,
+            None => {
+                let password = asked_password(client, &user).await?;
+                // A node does not keep a stranger's connection for as long as a person may take to type.
+                *client = self.greet(target).await?;
+                password
+            }
+        };
         let key = self.sessions.as_ref().and_then(|s| s.load(&client.node)).map_or_else(Keypair::generate, |s| s.key);
         let lives = client.login(&user, &password, &key).await?;
-        let lives_ms = u64::try_from(lives.as_millis()).unwrap_or(u64::MAX);
-        let expires = Timestamp(Timestamp::from(SystemTime::now()).0.saturating_add(lives_ms));
-        let session = Session { node: client.node, user, expires, key };
+        let session = Session { node: client.node, user, expires: after(lives), key };
         self.save(&session);
         Ok(session)
     }
@@ -103,18 +113,11 @@ impl App {
         }
     }
 
-    async fn password(&self, client: &Client, target: &Target, user: &str) -> Result<Password> {
+    fn given_password(&self, target: &Target) -> Result<Option<Password>> {
         if target.password_stdin {
-            return self.password_from_stdin();
+            return self.password_from_stdin().map(Some);
         }
-        if let Some(password) = prompt::from_env("HIVE_PASSWORD") {
-            return Ok(password);
-        }
-        let asked = prompt::ask(&format!("Password of {user} at {}: ", client.name)).await?;
-        asked.ok_or_else(|| {
-            Error::not_authorised(format!("a login at {} is needed, and there is no terminal to ask on", client.name))
-                .hint("run `hivectl login` at a terminal first, set HIVE_PASSWORD, or use --password-stdin")
-        })
+        Ok(prompt::from_env("HIVE_PASSWORD"))
     }
 
     fn password_from_stdin(&self) -> Result<Password> {
@@ -124,6 +127,19 @@ impl App {
         let password = prompt::from_stdin()?;
         Ok(self.stdin_password.get_or_init(|| password).clone())
     }
+}
+
+async fn asked_password(client: &Client, user: &str) -> Result<Password> {
+    let asked = prompt::ask(&format!("Password of {user} at {}: ", client.name)).await?;
+    asked.ok_or_else(|| {
+        Error::not_authorised(format!("a login at {} is needed, and there is no terminal to ask on", client.name))
+            .hint("run `hivectl login` at a terminal first, set HIVE_PASSWORD, or use --password-stdin")
+    })
+}
+
+fn after(lives: Duration) -> Timestamp {
+    let now = Timestamp::from(SystemTime::now());
+    Timestamp(now.0.saturating_add(u64::try_from(lives.as_millis()).unwrap_or(u64::MAX)))
 }
 
 /// The user that was asked for, if any was.

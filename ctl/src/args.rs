@@ -18,7 +18,7 @@ use crate::{
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
     help_triggers("-h", "--help", "help"),
-    example = "{command_name} nodes\n  {command_name} --json status --node shed",
+    example = "{command_name} nodes\n{command_name} --json status --node shed",
     note = "A password is never taken from the command line: it comes from a saved session, HIVE_USER and \
             HIVE_PASSWORD, --password-stdin, or the prompt.",
     error_code(1, "the operation failed"),

@@ -72,16 +72,16 @@ fn unreachable(address: &Multiaddr, error: &DialError) -> Error {
     Error::unreachable(format!("cannot connect to {address}: {why}"))
 }
 
-/// An error with all its causes, each once: libp2p's outer errors say little.
+/// An error with all its causes, each once: some of libp2p's outer errors say nothing themselves.
 fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let more = inner.to_string();
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let more = error.to_string();
         if !text.contains(&more) {
-            text = format!("{text}: {more}");
+            text = if text.is_empty() { more } else { format!("{text}: {more}") };
         }
-        cause = inner.source();
+        next = error.source();
     }
     text
 }

@@ -12,8 +12,8 @@ use crate::{app::App, args::Args, error::Result};
     subcommand,
     name = "completions",
     help_triggers("-h", "--help", "help"),
-    example = "{command_name} bash > /etc/bash_completion.d/hivectl\n  \
-               {command_name} zsh > \"${{fpath[1]}}/_hivectl\"\n  \
+    example = "{command_name} bash > /etc/bash_completion.d/hivectl\n\
+               {command_name} zsh > \"${{fpath[1]}}/_hivectl\"\n\
                {command_name} fish > ~/.config/fish/completions/hivectl.fish"
 )]
 pub struct Completions {

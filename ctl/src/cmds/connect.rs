@@ -29,7 +29,7 @@ const AHEAD: usize = 256 * 1024;
     subcommand,
     name = "connect",
     help_triggers("-h", "--help", "help"),
-    example = "ssh -o ProxyCommand='{command_name} shed:22' me@shed\n  {command_name} shed --port 6379 --host cache.lan"
+    example = "ssh -o ProxyCommand='{command_name} shed:22' me@shed\n{command_name} shed --port 6379 --host cache.lan"
 )]
 pub struct Connect {
     /// the node and its port, as NODE:PORT, or the node alone with --port

@@ -22,7 +22,7 @@ use crate::{
     subcommand,
     name = "forward",
     help_triggers("-h", "--help", "help"),
-    example = "{command_name} --from self:8080 --to gpu:11434\n  \
+    example = "{command_name} --from self:8080 --to gpu:11434\n\
                {command_name} --from laptop:5432 --to shed:5432 --network home",
     note = "Credentials of both nodes are needed: log in at each first, or give a password that both have. `self` and \
             `local` stand for the local node."

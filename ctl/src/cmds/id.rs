@@ -17,7 +17,7 @@ node_verb! {
         subcommand,
         name = "id",
         help_triggers("-h", "--help", "help"),
-        example = "{command_name}\n  {command_name} --base64 --node shed"
+        example = "{command_name}\n{command_name} --base64 --node shed"
     )]
     pub struct Id {
         /// print only the line to hand to another node's `hivectl register`

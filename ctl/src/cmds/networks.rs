@@ -25,7 +25,7 @@ node_verb! {
         subcommand,
         name = "networks",
         help_triggers("-h", "--help", "help"),
-        example = "{command_name}\n  {command_name} join --name home\n  {command_name} --node shed ban --node 12D3KooW…"
+        example = "{command_name}\n{command_name} join --name home\n{command_name} --node shed ban --node 12D3KooW…"
     )]
     pub struct Networks {
         /// list them if no verb is given

@@ -20,7 +20,7 @@ node_verb! {
         subcommand,
         name = "nodes",
         help_triggers("-h", "--help", "help"),
-        example = "{command_name}\n  {command_name} --watch --node shed"
+        example = "{command_name}\n{command_name} --watch --node shed"
     )]
     pub struct Nodes {
         /// list them once, as without any option

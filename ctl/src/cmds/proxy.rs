@@ -2,11 +2,14 @@
 
 mod list;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, pin::pin};
 
 use argh::{ArgsInfo, FromArgs};
 use async_signal::{Signal, Signals};
-use futures::{FutureExt, StreamExt};
+use futures::{
+    StreamExt,
+    future::{self, Either},
+};
 use hive_protocol::{
     Direction, ProxyId, ProxyKind,
     message::{BindAddr, ProxyRequest, Request},
@@ -27,8 +30,8 @@ node_verb! {
         subcommand,
         name = "proxy",
         help_triggers("-h", "--help", "help"),
-        example = "{command_name} --node gpu --direction ingress --origin laptop:8080 --port 11434\n  \
-                   {command_name} --direction egress --target gpu:11434 --port 8080\n  \
+        example = "{command_name} --node gpu --direction ingress --origin laptop:8080 --port 11434\n\
+                   {command_name} --direction egress --target gpu:11434 --port 8080\n\
                    {command_name} ls",
         note = "A tunnel has two sides: an egress listens on its node and sends to the target port of a peer; there an \
                 ingress lets exactly that peer and port in and connects to its own port. `hivectl forward` adds both."
@@ -93,7 +96,7 @@ node_verb! {
         subcommand,
         name = "ls",
         help_triggers("-h", "--help", "help"),
-        example = "{command_name}\n  {command_name} --node shed"
+        example = "{command_name}\n{command_name} --node shed"
     )]
     pub struct Ls {}
 }
@@ -161,21 +164,22 @@ async fn change(app: &App, target: &Target, id: ProxyId, request: Request, what:
 async fn add(app: &App, args: &Proxy) -> Result<()> {
     let request = request(args)?;
     let mut client = app.connect(&args.target()).await?;
+    // Before anything is said: whoever reads the sentence may end the command at once.
+    let signals = args.temporary.then(|| Signals::new([Signal::Int, Signal::Term, Signal::Hup])).transpose();
+    let signals = signals.map_err(|e| Error::failed(format!("cannot wait for signals: {e}")))?;
     let id = client.add_proxy(request.clone()).await?;
-    let shown = sentence(id, &client, &request);
-    app.out.done(&json!({ "id": id }), || shown)?;
-    if args.temporary { stay(&mut client).await } else { Ok(()) }
+    app.out.done(&json!({ "id": id }), || sentence(id, &client, &request))?;
+    match signals {
+        Some(signals) => stay(&mut client, signals).await,
+        None => Ok(()),
+    }
 }
 
 /// The proxy lives as long as the conversation.
-async fn stay(client: &mut Client) -> Result<()> {
-    let failed = |e| Error::failed(format!("cannot wait for signals: {e}"));
-    let mut signals = Signals::new([Signal::Int, Signal::Term, Signal::Hup]).map_err(failed)?;
-    let closed = client.closed().fuse();
-    futures::pin_mut!(closed);
-    futures::select! {
-        error = closed => Err(error),
-        _ = signals.next().fuse() => Ok(()),
+async fn stay(client: &mut Client, mut signals: Signals) -> Result<()> {
+    match future::select(pin!(client.closed()), signals.next()).await {
+        Either::Left((error, _)) => Err(error),
+        Either::Right(_) => Ok(()),
     }
 }
 

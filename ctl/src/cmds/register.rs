@@ -23,7 +23,7 @@ use crate::{
     subcommand,
     name = "register",
     help_triggers("-h", "--help", "help"),
-    example = "{command_name} --b64 \"$(ssh shed hivectl id --base64)\" --network home\n  \
+    example = "{command_name} --b64 \"$(ssh shed hivectl id --base64)\" --network home\n\
                hivectl id --base64 --node a | {command_name} --b64 - --network home --node b"
 )]
 pub struct Register {

@@ -20,7 +20,7 @@ node_verb! {
         subcommand,
         name = "sessions",
         help_triggers("-h", "--help", "help"),
-        example = "{command_name}\n  {command_name} rm 1a2b3c4d --node shed"
+        example = "{command_name}\n{command_name} rm 1a2b3c4d --node shed"
     )]
     pub struct Sessions {
         /// list them if no verb is given

@@ -19,7 +19,7 @@ node_verb! {
         subcommand,
         name = "status",
         help_triggers("-h", "--help", "help"),
-        example = "{command_name}\n  {command_name} --watch --node shed"
+        example = "{command_name}\n{command_name} --watch --node shed"
     )]
     pub struct Status {
         /// show it again every second
