@@ -62,7 +62,7 @@ pub struct Node {
 /// Which of the loop's sources spoke.
 enum Turn {
     Input(Input),
-    Net(SwarmEvent<BehaviourEvent>),
+    Net(Box<SwarmEvent<BehaviourEvent>>),
     Timer,
 }
 
@@ -105,7 +105,7 @@ impl Node {
                 Turn::Input(Input::Stop(done)) => return drop(done),
                 Turn::Input(input) => self.input(input),
                 Turn::Net(event) => {
-                    self.swarm_event(event);
+                    self.swarm_event(*event);
                     Reply::none()
                 }
                 Turn::Timer => self.event(Event::Timeout),
@@ -131,7 +131,7 @@ impl Node {
                 Err(_) => std::future::pending().await,
             }
         };
-        let net = async { Turn::Net(self.net.select_next_some().await) };
+        let net = async { Turn::Net(Box::new(self.net.select_next_some().await)) };
         or(input, or(net, timer)).await
     }
 
@@ -190,7 +190,10 @@ impl Node {
         })
         .await;
         match outcome {
-            Ok(()) => Ok(self.handle.set_store_problem(None)),
+            Ok(()) => {
+                self.handle.set_store_problem(None);
+                Ok(())
+            }
             Err(error) => Err(self.not_stored(batch, &error)),
         }
     }

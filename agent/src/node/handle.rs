@@ -29,12 +29,17 @@ use crate::{
 /// How a registration ended: the node's name and the number of members known, or why not.
 pub type Registration = Result<(NodeName, u32), Failure>;
 
+/// A question or a command for the core, and how its answer is sent.
+type Call = Box<dyn FnOnce(&mut Core, Now) -> Reply + Send>;
+/// Sends an answer, given whether the turn's changes were stored.
+type Answer = Box<dyn FnOnce(Result<(), NotStored>) + Send>;
+
 /// What the loop is asked.
 pub enum Input {
     /// Something happened.
     Event(Event),
     /// A question or a command for the core.
-    Call(Box<dyn FnOnce(&mut Core, Now) -> Reply + Send>),
+    Call(Call),
     /// Register a node; answered when the core says how it ended.
     Register { identity: Identity, network: NetworkName, reply: Sender<Registration> },
     /// Listen on these addresses from now on.
@@ -44,7 +49,7 @@ pub enum Input {
 }
 
 /// An answer that waits until its turn's changes are stored.
-pub struct Reply(Option<Box<dyn FnOnce(Result<(), NotStored>) + Send>>);
+pub struct Reply(Option<Answer>);
 
 impl Reply {
     /// Nobody waits.
