@@ -5,6 +5,8 @@
 //! --test golden`, which writes missing files only, and is then checked by hand. Lines that begin with `#` show the
 //! same bytes in CBOR's diagnostic notation (RFC 8949, section 8).
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
+
 mod golden_samples;
 
 use std::{collections::BTreeSet, fmt::Debug, fs, path::PathBuf};

@@ -14,6 +14,7 @@
 mod clock;
 mod commands;
 mod connections;
+mod dialling;
 mod event;
 mod guard;
 mod joining;

@@ -129,7 +129,8 @@ pub(crate) fn refused(network: &NetworkName, refusal: Option<JoinRefusal>) -> Fa
             Failure::new(FailureCode::Busy, what).hint("try again in a few minutes")
         }
         Some(JoinRefusal::NotAccepted) => {
-            Failure::new(FailureCode::NotAuthorised, "the other node did not accept the network password").hint(format!(
+            // Not `NotAuthorised`: whoever asked is authorised here, and no login would help.
+            Failure::new(FailureCode::Failed, "the other node did not accept the network password").hint(format!(
                 "check that it is in network {network}, with the same password, and does not ban this node: `hivectl networks` there"
             ))
         }

@@ -73,9 +73,11 @@ pub fn registrations_succeeded(world: &World) {
     }
 }
 
-/// A node has a handful of connections, not a mesh.
+/// A member has a handful of connections in a network, not a mesh.
 pub fn degree_is_small(world: &World) {
-    let ends: usize = (0..world.len()).map(|node| world.conns(node).count()).sum();
-    let average = ends / world.len();
-    assert!((3..=12).contains(&average), "{average} connections a node on average");
+    for (network, members) in &world.members {
+        let ends: usize = members.iter().map(|node| world.joined(*node, network)).sum();
+        let average = ends as f64 / members.len() as f64;
+        assert!((3.0..=12.0).contains(&average), "{average:.1} connections a member of {network} on average");
+    }
 }

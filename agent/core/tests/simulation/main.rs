@@ -2,6 +2,8 @@
 //! restarts from what was stored. Everything follows from a seed, so a failure replays:
 //! `HIVE_SIM_SEED=7 cargo test -p hive-core --test simulation`; `HIVE_SIM_RUNS=100` tries more seeds.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
+
 mod checks;
 mod world;
 
