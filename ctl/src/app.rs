@@ -13,13 +13,14 @@ use multiaddr::Multiaddr;
 use crate::{
     args::{Args, Target},
     client::{Client, direct, socket},
-    error::{Error, Result},
+    error::{Error, Result, Status},
     out::Out,
     prompt::{self, Password},
     session::{Session, Store},
 };
 
 const DEFAULT_USER: &str = "admin";
+const PASSWORD_VARIABLE: &str = "HIVE_PASSWORD";
 
 /// Global options and what was learned from them.
 pub struct App {
@@ -78,14 +79,14 @@ impl App {
         let password = match self.given_password(target)? {
             Some(password) => password,
             None => {
-                let password = asked_password(client, &user).await?;
+                let password = asked_password(client, target, &user).await?;
                 // A node does not keep a stranger's connection for as long as a person may take to type.
                 *client = self.greet(target).await?;
                 password
             }
         };
         let key = self.sessions.as_ref().and_then(|s| s.load(&client.node)).map_or_else(Keypair::generate, |s| s.key);
-        let lives = client.login(&user, &password, &key).await?;
+        let lives = client.login(&user, &password, &key).await.map_err(|error| explained(error, target))?;
         let session = Session { node: client.node, user, expires: after(lives), key };
         self.save(&session);
         Ok(session)
@@ -117,7 +118,7 @@ impl App {
         if target.password_stdin {
             return self.password_from_stdin().map(Some);
         }
-        Ok(prompt::from_env("HIVE_PASSWORD"))
+        Ok(prompt::from_env(PASSWORD_VARIABLE))
     }
 
     fn password_from_stdin(&self) -> Result<Password> {
@@ -129,12 +130,24 @@ impl App {
     }
 }
 
-async fn asked_password(client: &Client, user: &str) -> Result<Password> {
+async fn asked_password(client: &Client, target: &Target, user: &str) -> Result<Password> {
     let asked = prompt::ask(&format!("Password of {user} at {}: ", client.name)).await?;
     asked.ok_or_else(|| {
+        let node = target.node.as_ref().map(|node| format!(" --node {node}")).unwrap_or_default();
         Error::not_authorised(format!("a login at {} is needed, and there is no terminal to ask on", client.name))
-            .hint("run `hivectl login` at a terminal first, set HIVE_PASSWORD, or use --password-stdin")
+            .hint(format!("run `hivectl login{node}` at a terminal, set {PASSWORD_VARIABLE}, or use --password-stdin"))
     })
+}
+
+/// A password that nobody typed is easily forgotten.
+fn explained(error: Error, target: &Target) -> Error {
+    let from_env = !target.password_stdin && prompt::from_env(PASSWORD_VARIABLE).is_some();
+    match error {
+        Error { status: Status::NotAuthorised, hint: None, .. } if from_env => {
+            error.hint(format!("the password was taken from {PASSWORD_VARIABLE}"))
+        }
+        error => error,
+    }
 }
 
 fn after(lives: Duration) -> Timestamp {

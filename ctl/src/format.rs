@@ -9,7 +9,6 @@ use hive_protocol::Timestamp;
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     // Precision beyond three digits is not shown, so the rounding of a float does no harm.
-    #[allow(clippy::cast_precision_loss)]
     let (mut value, mut unit) = (count as f64, 0);
     while value >= 999.5 && unit + 1 < UNITS.len() && (unit > 0 || count >= 1024) {
         value /= 1024.0;

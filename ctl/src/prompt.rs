@@ -9,7 +9,7 @@ use std::{
 use async_signal::{Signal, Signals};
 use futures::{AsyncReadExt, FutureExt, StreamExt};
 use hive_protocol::password::MAX_BYTES;
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{InputModes, LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use smol::Async;
 use zeroize::Zeroizing;
 
@@ -42,7 +42,10 @@ pub async fn ask(question: &str) -> Result<Option<Password>> {
     futures::pin_mut!(typed, interrupted);
     futures::select! {
         line = typed => checked(line.map_err(|e| unreadable(&e))?).map(Some),
-        _ = interrupted => Err(Error::interrupted()),
+        _ = interrupted => {
+            silence.end_line();
+            Err(Error::interrupted())
+        }
     }
 }
 
@@ -83,9 +86,17 @@ impl Silence {
         let before = tcgetattr(&terminal)?;
         let mut silent = before.clone();
         silent.local_modes.remove(LocalModes::ECHO);
+        // Backspace takes a character away, not a byte of it.
+        silent.input_modes.insert(InputModes::IUTF8);
         silent.local_modes.insert(LocalModes::ICANON | LocalModes::ISIG | LocalModes::ECHONL);
         tcsetattr(&terminal, OptionalActions::Flush, &silent)?;
         Ok(Self { terminal: Async::new(terminal)?, before })
+    }
+
+    /// What the shell prints next shall not stand behind the question.
+    fn end_line(&self) {
+        // Without a terminal there is no line to end.
+        let _ = self.terminal.get_ref().write_all(b"\n");
     }
 
     /// One line; the terminal's line discipline takes care of backspace.

@@ -90,34 +90,38 @@ fn value_options(commands: &[Command]) -> String {
     options.join("|")
 }
 
+/// The paths of all commands, as alternatives of a shell's `case`.
+fn paths(commands: &[Command]) -> String {
+    let quoted: Vec<String> = commands.iter().map(|c| format!("'{}'", joined(c))).collect();
+    quoted.join("|")
+}
+
 fn bash(commands: &[Command]) -> String {
     let mut cases = String::new();
     for command in commands {
         let verbs = command.verbs.iter().map(|(name, _)| name.as_str());
         let words: Vec<&str> = verbs.chain(command.options.iter().map(|f| f.long.as_str())).collect();
         // Writing to a String cannot fail.
-        let _ = writeln!(cases, "        '{}') words='{} --help' ;;", joined(command), words.join(" "));
+        let _ = writeln!(cases, "    '{}') words='{}' ;;", joined(command), words.join(" "));
     }
-    let paths: Vec<String> = commands.iter().map(|c| format!("'{}'", joined(c))).collect();
+    let (values, paths) = (value_options(commands), paths(commands));
     format!(
         "_hivectl() {{
-    local path='' word words='' i
+    local found='' word words='' i
     for ((i = 1; i < COMP_CWORD; i++)); do
         word=${{COMP_WORDS[i]}}
         case $word in
-        {values}) ((i++)) ;;
+        {values}) ((++i < COMP_CWORD)) || return ;;
         -*) ;;
-        *) case \"${{path:+$path }}$word\" in {paths}) path=\"${{path:+$path }}$word\" ;; esac ;;
+        *) case \"${{found:+$found }}$word\" in {paths}) found=\"${{found:+$found }}$word\" ;; esac ;;
         esac
     done
-    case $path in
+    case $found in
 {cases}    esac
     COMPREPLY=($(compgen -W \"$words\" -- \"${{COMP_WORDS[COMP_CWORD]}}\"))
 }}
-complete -F _hivectl hivectl
-",
-        values = value_options(commands),
-        paths = paths.join("|"),
+complete -o default -F _hivectl hivectl
+"
     )
 }
 
@@ -126,35 +130,32 @@ fn zsh(commands: &[Command]) -> String {
     for command in commands {
         let verbs = command.verbs.iter().map(|(name, text)| (name, text));
         let all = verbs.chain(command.options.iter().map(|f| (&f.long, &f.description)));
-        let words: Vec<String> = all.map(|(word, text)| format!("'{word}:{}'", quoted(text))).collect();
+        let choices: Vec<String> = all.map(|(word, text)| format!("'{word}:{}'", quoted(text))).collect();
         // Writing to a String cannot fail.
-        let _ = writeln!(cases, "        '{}') words=({}) ;;", joined(command), words.join(" "));
+        let _ = writeln!(cases, "    '{}') choices=({}) ;;", joined(command), choices.join(" "));
     }
-    let paths: Vec<String> = commands.iter().map(|c| format!("'{}'", joined(c))).collect();
+    let (values, paths) = (value_options(commands), paths(commands));
+    // The last lines serve both ways of loading: from a folder in fpath, and by `source`.
     format!(
         "#compdef hivectl
 _hivectl() {{
-    local found='' word skip=0
-    local -a words_before words
-    words_before=(${{words[2,CURRENT-1]}})
-    for word in $words_before; do
-        if ((skip)); then skip=0; continue; fi
+    local found='' word value=0
+    local -a choices
+    for word in ${{words[2,CURRENT-1]}}; do
+        if ((value)); then value=0; continue; fi
         case $word in
-        {values}) skip=1 ;;
+        {values}) value=1 ;;
         -*) ;;
         *) case \"${{found:+$found }}$word\" in {paths}) found=\"${{found:+$found }}$word\" ;; esac ;;
         esac
     done
-    local -a choices
+    if ((value)); then _files; return; fi
     case $found in
 {cases}    esac
-    _describe 'hivectl' choices
+    _describe hivectl choices
 }}
-compdef _hivectl hivectl
-",
-        values = value_options(commands),
-        paths = paths.join("|"),
-        cases = cases.replace(") words=(", ") choices=("),
+if [ \"$funcstack[1]\" = _hivectl ]; then _hivectl \"$@\"; else compdef _hivectl hivectl; fi
+"
     )
 }
 
@@ -191,7 +192,7 @@ fn joined(command: &Command) -> String {
 
 /// Text that may stand between single quotes and, in zsh, behind a colon.
 fn quoted(text: &str) -> String {
-    text.replace('\'', "").replace(':', " -")
+    text.replace('\'', "’").replace(':', " -")
 }
 
 #[cfg(test)]
