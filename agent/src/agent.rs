@@ -100,6 +100,7 @@ async fn serve(settings: Settings, store: Arc<Store>) -> Result<(), Error> {
     let Net { swarm, handles, incoming } = Net::new(&key, VERSION)?;
     let mut node = Node::new(core, swarm, handles, store.clone(), settings.announce.clone())?;
     start_listeners(&mut node, &settings, &store)?;
+    node.wait_for_addresses().await;
     let socket = control::listen(&settings.socket)?;
     let handle = node.handle();
     log::info!("hive-agent {VERSION}, node {}, control socket {}", handle.id, settings.socket.display());
@@ -149,7 +150,8 @@ fn identity(store: &Store) -> Result<Keypair, Error> {
 
 /// The core with what was stored, under the name given.
 fn core(settings: &Settings, store: &Store, key: &Keypair) -> Result<Core, Error> {
-    let (stored, skipped) = store.load(settings.name.clone().unwrap_or_else(host_name))?;
+    // A name given once is kept: it differs from what is loaded here, so it is stored.
+    let (stored, skipped) = store.load(host_name())?;
     for entry in skipped {
         log::error!("{} is damaged and passed over: {}", entry.what, entry.why);
     }

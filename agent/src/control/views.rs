@@ -23,7 +23,10 @@ pub(super) async fn proxies(node: Handle) -> Result<Vec<ProxyInfo>, Failure> {
         let specs: Vec<ProxySpec> = core.proxies().cloned().collect();
         let with_peer = |spec: ProxySpec| {
             let peer = spec.remote.node;
-            Known { spec, path: core.path(&peer).0, name: core.node_name(&peer) }
+            // A connection that has not joined the proxy's network is no path for it.
+            let joined = core.routes().path(&spec.remote.network, &peer).is_some();
+            let path = if joined { core.path(&peer).0 } else { PathKind::None };
+            Known { spec, path, name: core.node_name(&peer) }
         };
         specs.into_iter().map(with_peer).collect::<Vec<_>>()
     };

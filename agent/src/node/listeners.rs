@@ -1,8 +1,9 @@
 //! Where the node listens: starting and replacing listeners, keeping the port that a zero was given, and telling the
 //! core under which addresses the node can be dialled.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures::{FutureExt, StreamExt};
 use hive_core::Event;
 use hive_protocol::message::{Failure, FailureCode};
 use libp2p::{Multiaddr, Swarm, TransportError, core::transport::ListenerId, multiaddr::Protocol, swarm::SwarmEvent};
@@ -12,10 +13,13 @@ use super::{Node, Reply, now};
 use crate::{
     net::{Behaviour, BehaviourEvent, addresses::published},
     store::{Store, StoreError},
+    time::within,
 };
 
 /// Default port of a hive node, TCP and later UDP.
 pub const DEFAULT_PORT: u16 = 4180;
+/// How long listeners may take to tell their addresses; the kernel answers in milliseconds.
+const FIRST_ADDRESSES: Duration = Duration::from_secs(2);
 const STORED_PORTS: &str = "ports";
 const STORED_LISTEN: &str = "listen";
 
@@ -95,6 +99,24 @@ impl Node {
         self.listeners.start(&mut self.net, asked, &self.ports)
     }
 
+    /// Waits until each listener has told its addresses, for a moment at most; for use before the loop runs. Whoever asks
+    /// this node for its identity first gets it whole.
+    pub async fn wait_for_addresses(&mut self) {
+        let told = async {
+            while self.listeners.live.values().any(|listener| listener.addresses.is_empty()) {
+                let event = self.net.select_next_some().await;
+                self.swarm_event(event);
+            }
+            // A listener on all interfaces tells them one by one, without a pause.
+            while let Some(event) = self.net.select_next_some().now_or_never() {
+                self.swarm_event(event);
+            }
+        };
+        if within(FIRST_ADDRESSES, told).await.is_none() {
+            log::warn!("no address to be reached at is known yet");
+        }
+    }
+
     /// Replaces the listeners: new ones first, so an error leaves everything as it was.
     pub(super) fn listen(&mut self, addresses: &[Multiaddr], reply: Sender<Result<(), Failure>>) -> Reply {
         let outcome = self.replace_listeners(addresses);
@@ -150,10 +172,10 @@ impl Node {
     fn new_address(&mut self, id: ListenerId, address: Multiaddr) {
         let Some(listener) = self.listeners.live.get_mut(&key(id)) else { return };
         log::info!("listening on {address}");
-        if self.ports.learn(&listener.asked, &address) {
-            if let Err(e) = self.store.put(STORED_PORTS, &self.ports.0) {
-                log::warn!("cannot store the port of {address}: {e}");
-            }
+        if self.ports.learn(&listener.asked, &address)
+            && let Err(e) = self.store.put(STORED_PORTS, &self.ports.0)
+        {
+            log::warn!("cannot store the port of {address}: {e}");
         }
         listener.addresses.push(address);
     }
