@@ -11,7 +11,7 @@ use crate::{
     args::{Target, node_verb},
     client::Client,
     error::{Error, Result},
-    format::until,
+    format::{duration, until},
     prompt::{self, Password},
     style::Style,
     table::{Cell, Table},
@@ -185,7 +185,7 @@ async fn rotate(app: &App, args: &Rotate, outer: Target) -> Result<()> {
     let grace_s = args.grace.as_secs();
     client.done(Request::NetworkRotate { network: args.name.clone(), password, grace_s }).await?;
     app.out.done(&json!({ "name": args.name, "grace_s": grace_s }), || {
-        let grace = humantime::format_duration(Duration::from_secs(grace_s));
+        let grace = duration(Duration::from_secs(grace_s));
         format!("{} has a new password for {}, the old one is accepted for {grace}", client.name, args.name)
     })
 }

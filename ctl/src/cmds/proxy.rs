@@ -197,25 +197,7 @@ fn sentence(id: ProxyId, client: &Client, request: &ProxyRequest) -> String {
 fn request(args: &Proxy) -> Result<ProxyRequest> {
     refuse_later_options(args)?;
     let direction = required(args.direction, "--direction egress or --direction ingress")?;
-    let egress = direction == Direction::Egress;
-    let (wanted, other, name) =
-        if egress { (&args.target, &args.origin, "--target") } else { (&args.origin, &args.target, "--origin") };
-    let misplaced = [
-        (other.is_some(), "--target or --origin"),
-        (args.bind.is_some() && !egress, "--bind"),
-        (args.host.is_some() && egress, "--host"),
-    ];
-    if let Some((_, option)) = misplaced.into_iter().find(|(given, _)| *given) {
-        let side = if egress {
-            "an egress, which has --target and --bind"
-        } else {
-            "an ingress, which has --origin and --host"
-        };
-        return Err(Error::usage(format!("{option} does not go with {side}")));
-    }
-    let peer = required(wanted.as_deref(), &format!("{name} PEER:PORT"))?;
-    let Endpoint { node: peer, port: peer_port } =
-        peer.parse().map_err(|e| Error::usage(format!("{name} {peer}: {e}")))?;
+    let Endpoint { node: peer, port: peer_port } = peer(args, direction)?;
     Ok(ProxyRequest {
         direction,
         kind: ProxyKind::Tcp,
@@ -227,6 +209,25 @@ fn request(args: &Proxy) -> Result<ProxyRequest> {
         host: args.host.clone(),
         temporary: args.temporary,
     })
+}
+
+/// The other end. Each side has an option of its own for it, and one more that the other side has not.
+fn peer(args: &Proxy, direction: Direction) -> Result<Endpoint> {
+    let (peer, option, misplaced, rule) = match direction {
+        Direction::Egress => {
+            let misplaced = args.origin.is_some() || args.host.is_some();
+            (&args.target, "--target", misplaced, "an egress has --target and --bind, not --origin or --host")
+        }
+        Direction::Ingress => {
+            let misplaced = args.target.is_some() || args.bind.is_some();
+            (&args.origin, "--origin", misplaced, "an ingress has --origin and --host, not --target or --bind")
+        }
+    };
+    if misplaced {
+        return Err(Error::usage(rule));
+    }
+    let peer = required(peer.as_deref(), &format!("{option} PEER:PORT"))?;
+    peer.parse().map_err(|e| Error::usage(format!("{option} {peer}: {e}")))
 }
 
 /// These belong to the command line that was agreed on; the node side comes with a later version.
