@@ -4,7 +4,7 @@
 use hive_tests::{
     lab::Lab,
     node::Node,
-    pair::{self, NETWORK, Pair, Tunnel, proxy, wait_for_proxy},
+    pair::{self, NETWORK, Pair, Tunnel, wait_for_proxy},
     payload,
     process::{PATIENCE, Process, Signal},
     tcp,
