@@ -14,6 +14,9 @@ use crate::{Admin, Change, Core, Now, Source, membership};
 /// Longest host of an ingress' target: the longest DNS name.
 const MAX_HOST: usize = 253;
 
+#[cfg(test)]
+mod tests;
+
 fn usage(what: impl Into<String>) -> Failure {
     Failure::new(FailureCode::Usage, what)
 }

@@ -14,6 +14,9 @@ use crate::{
 /// Most addresses of one dial.
 const DIAL_ADDRESSES: usize = 32;
 
+#[cfg(test)]
+mod tests;
+
 impl Core {
     pub(crate) fn wanted(&mut self, peer: NodeId, now: Now) {
         if peer != self.own.id && !self.connections.is_connected(&peer) {
@@ -75,7 +78,7 @@ impl Core {
                 continue;
             }
             let up = connected || (entry.is_fresh(now.mono) && !self.path.is_resting(node));
-            candidates.push(Candidate { node: *node, up });
+            candidates.push(Candidate { node: *node, connected, up });
         }
         candidates
     }

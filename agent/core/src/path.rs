@@ -57,6 +57,7 @@ pub(crate) enum Reason {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Candidate {
     pub node: NodeId,
+    pub connected: bool,
     /// Connected, or believed to be up and not lately tried in vain.
     pub up: bool,
 }
@@ -291,13 +292,16 @@ impl Paths {
     }
 }
 
-/// Keeps the chosen ones that are up, and fills their places: with members that are up, or else with any.
+/// Keeps the chosen ones that are up, and fills their places: with members that are connected anyway where those are
+/// many, else with any that are up, else with any at all.
 fn choose(chosen: &mut BTreeSet<NodeId>, others_wanted: &BTreeSet<NodeId>, others: &[Candidate], dice: &mut Dice) {
     let up: BTreeSet<_> = others.iter().filter(|c| c.up).map(|c| c.node).collect();
     chosen.retain(|node| up.contains(node) && !others_wanted.contains(node));
-    for from_all in [false, true] {
-        let free = |c: &&Candidate| (from_all || c.up) && !others_wanted.contains(&c.node);
-        let mut free: Vec<_> = others.iter().filter(free).map(|c| c.node).filter(|n| !chosen.contains(n)).collect();
+    let many = others.iter().filter(|c| c.connected).count() >= MESH;
+    let ranks: [&dyn Fn(&Candidate) -> bool; 3] = [&|c| many && c.connected, &|c| c.up, &|_| true];
+    for rank in ranks {
+        let free = others.iter().filter(|c| rank(c) && !others_wanted.contains(&c.node) && !chosen.contains(&c.node));
+        let mut free: Vec<_> = free.map(|c| c.node).collect();
         while chosen.len() < CHOSEN {
             let Some(node) = dice.pick(&free) else { break };
             free.retain(|other| *other != node);
@@ -320,7 +324,7 @@ fn doubles(me: &NodeId, connections: &Connections) -> Vec<ConnId> {
 fn surplus(wants: &BTreeMap<NodeId, Reason>, connections: &Connections) -> Vec<ConnId> {
     let over = connections.len().saturating_sub(ENOUGH);
     let unwanted = connections.iter().filter(|(_, c)| !wants.contains_key(&c.peer) && !c.is_held());
-    let mut unwanted: Vec<_> = unwanted.map(|(id, c)| (std::cmp::Reverse(c.since), id)).collect();
+    let mut unwanted: Vec<_> = unwanted.map(|(id, c)| (c.since, id)).collect();
     unwanted.sort();
-    unwanted.into_iter().take(over).map(|(_, id)| id).collect()
+    unwanted.into_iter().rev().take(over).map(|(_, id)| id).collect()
 }

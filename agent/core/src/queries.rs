@@ -9,7 +9,10 @@ use hive_protocol::{
 };
 use multiaddr::{Multiaddr, Protocol};
 
-use crate::{Admin, ConnId, Core, Now, Routes, connections::Connection, peers::Entry};
+use crate::{Admin, ConnId, Core, Now, Routes, connections::Connection, membership, peers::Entry};
+
+#[cfg(test)]
+mod tests;
 
 /// A connection as the core knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +83,7 @@ impl Core {
     /// The networks of this node, by name.
     #[must_use]
     pub fn networks(&self, now: Now) -> Vec<NetworkInfo> {
-        let info = |(name, network): (&NetworkName, &crate::membership::Network)| {
+        let info = |(name, network): (&NetworkName, &membership::Network)| {
             let members = || self.tables.get(name).into_iter().flat_map(crate::peers::Table::members);
             let online = members().filter(|(node, entry)| self.is_online(node, entry, now)).count();
             NetworkInfo {
@@ -99,10 +102,13 @@ impl Core {
     ///
     /// # Errors
     ///
-    /// Nobody is known by that name, or several are; the failure lists their ids.
+    /// This node is not in that network, nobody is known by that name, or several are; the failure lists their ids.
     pub fn resolve(&self, who: &str, network: Option<&NetworkName>) -> Result<NodeId, Failure> {
         if let Ok(node) = who.parse::<NodeId>() {
             return Ok(node);
+        }
+        if let Some(unknown) = network.filter(|name| self.networks.get(name).is_none()) {
+            return Err(membership::not_a_member(unknown));
         }
         let tables = self.tables.iter().filter(|(name, _)| network.is_none_or(|n| n == *name));
         let members = tables.flat_map(|(_, table)| table.members());

@@ -136,7 +136,8 @@ pub(crate) fn refused(network: &NetworkName, refusal: Option<JoinRefusal>) -> Fa
         }
         None => {
             let what = "the other node broke off the join, or could not prove the network password itself";
-            Failure::new(FailureCode::Failed, what).hint(format!("check that it is in network {network} with the same password"))
+            Failure::new(FailureCode::Failed, what)
+                .hint(format!("check that it is in network {network} with the same password"))
         }
     }
 }

@@ -21,8 +21,11 @@ const FLUSH: Duration = Duration::from_secs(60);
 const GO_ON: Duration = Duration::from_millis(250);
 /// Improper messages after which a connection is closed.
 const STRIKES: u32 = 3;
-/// Time in which changes of the table are gathered before paths are reviewed.
-const GATHER: Duration = Duration::from_millis(50);
+/// Time in which changes of the table are gathered before paths are reviewed: a newcomer learns the table first.
+const GATHER: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests;
 
 /// Members of a network, this node among them.
 pub(crate) fn count_members(tables: &BTreeMap<NetworkName, Table>, network: &NetworkName) -> u32 {

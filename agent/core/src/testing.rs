@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use hive_protocol::{
-    NetworkName, NodeId, PeerRecord, SignedRecord, Timestamp,
+    Direction, NetworkName, NodeId, PeerRecord, ProxyKind, SignedRecord, Timestamp,
+    message::ProxyRequest,
     password::Secret,
     peer::{PeerMessage, SyncMessage},
 };
@@ -214,4 +215,24 @@ impl Bench {
     pub fn names(&self) -> Vec<String> {
         self.core.nodes(self.now).into_iter().map(|row| row.node_name.to_string()).collect()
     }
+}
+
+/// One side of a tunnel from a peer's port 18080 to port 8080 here.
+pub(crate) fn ingress(peer: &str) -> ProxyRequest {
+    ProxyRequest {
+        direction: Direction::Ingress,
+        kind: ProxyKind::Tcp,
+        port: 8080,
+        peer: peer.into(),
+        peer_port: 18_080,
+        network: None,
+        bind: None,
+        host: None,
+        temporary: false,
+    }
+}
+
+/// The other side of such a tunnel.
+pub(crate) fn egress(peer: &str) -> ProxyRequest {
+    ProxyRequest { direction: Direction::Egress, port: 18_080, peer_port: 8080, ..ingress(peer) }
 }
