@@ -96,8 +96,8 @@ impl Tour {
         say("Both agents stop, and start again in the other order. Nobody sets anything up again.");
         self.laptop.stop();
         self.shed.stop();
-        self.laptop.start_again();
         self.shed.start_again();
+        self.laptop.start_again();
         self.wait_until_connected();
     }
 
