@@ -101,12 +101,15 @@ impl Core {
             return Err(usage("a node cannot keep itself out").hint("`hivectl networks leave` makes it leave"));
         }
         let networks = network.map_or_else(|| self.networks.names(), |name| vec![name.clone()]);
-        for name in networks {
-            if self.networks.ban(&name, node, banned, &mut self.out)? {
-                self.apply_ban(&name, node, banned, now);
-            }
-        }
+        let outcome = networks.iter().try_for_each(|name| self.ban_in(name, node, banned, now));
         self.settle(now);
+        outcome
+    }
+
+    fn ban_in(&mut self, network: &NetworkName, node: NodeId, banned: bool, now: Now) -> Result<(), Failure> {
+        if self.networks.ban(network, node, banned, &mut self.out)? {
+            self.apply_ban(network, node, banned, now);
+        }
         Ok(())
     }
 

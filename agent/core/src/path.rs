@@ -237,6 +237,8 @@ impl Paths {
                 let target = self.targets.entry(*peer).or_default();
                 (target.dialling, target.last_try) = (Some(now), Some(now));
                 dials.push((*peer, known));
+            } else {
+                self.review_at(now + DIAL_LOST);
             }
         }
         dials

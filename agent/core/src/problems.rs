@@ -72,7 +72,8 @@ impl Core {
     }
 
     fn refused_by(&self, name: &NetworkName, network: &Network) -> Option<Problem> {
-        let refusing: Vec<_> = network.refusing().map(|node| self.called(node)).collect();
+        let refusing: Vec<_> =
+            network.refusing().filter(|node| self.is_member(name, node)).map(|node| self.called(node)).collect();
         let hint = format!(
             "if the password was changed there, change it here with `hivectl networks rotate --name {name}`; \
              else that node may ban this one"

@@ -13,6 +13,9 @@ use hive_protocol::{
 
 use crate::peers::Table;
 
+#[cfg(test)]
+mod tests;
+
 /// A range with at most this many records is listed instead of split.
 const LIST: usize = 32;
 /// Most records sent, or asked for, in answer to one message.

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
 mod checks;
+mod disk;
+mod mishaps;
 mod world;
 
 use std::{collections::BTreeSet, time::Duration};

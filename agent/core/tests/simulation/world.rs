@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-use hive_core::{Change, Config, ConnId, Core, Event, Now, Output, Source, Stored, StoredNetwork};
+use hive_core::{ConnId, Core, Event, Now, Output, Source, Stored};
 pub use hive_protocol::NetworkName;
 use hive_protocol::{
-    Identity, NodeId, NodeName, SignedRecord, Timestamp, frame,
+    NodeId, NodeName, Timestamp, frame,
     password::Secret,
     peer::{JoinRefusal, PeerMessage},
 };
@@ -17,12 +17,14 @@ use libp2p_identity::ed25519;
 use multiaddr::Multiaddr;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
+use crate::disk;
+
 const EPOCH: u64 = 1_760_000_000_000;
 /// After this a node notices that the other end is silent.
-const DEAD: Duration = Duration::from_secs(12);
+pub const DEAD: Duration = Duration::from_secs(12);
 
 /// What is going to happen, to whom.
-enum Happening {
+pub enum Happening {
     Timer {
         node: usize,
         life: u32,
@@ -55,40 +57,40 @@ enum Happening {
     },
 }
 
-struct Node {
-    key: ed25519::Keypair,
-    id: NodeId,
-    core: Option<Core>,
+pub struct Node {
+    pub key: ed25519::Keypair,
+    pub id: NodeId,
+    pub core: Option<Core>,
     /// Counts starts: what was meant for an earlier life never arrives.
-    life: u32,
-    started: Duration,
-    skew: u64,
-    disk: Stored,
-    address: Multiaddr,
-    side: u8,
-    timer: Option<Duration>,
-    registered: BTreeSet<bool>,
+    pub life: u32,
+    pub started: Duration,
+    pub skew: u64,
+    pub disk: Stored,
+    pub address: Multiaddr,
+    pub side: u8,
+    pub timer: Option<Duration>,
+    pub registered: BTreeSet<bool>,
 }
 
 /// One end of a connection: whose it is, and the other end.
 #[derive(Clone, Copy)]
-struct End {
-    node: usize,
-    other: ConnId,
+pub struct End {
+    pub node: usize,
+    pub other: ConnId,
 }
 
 pub struct World {
-    time: Duration,
-    order: u64,
+    pub time: Duration,
+    pub order: u64,
     queue: BTreeMap<(Duration, u64), Happening>,
-    nodes: Vec<Node>,
-    ends: BTreeMap<ConnId, End>,
+    pub nodes: Vec<Node>,
+    pub ends: BTreeMap<ConnId, End>,
     /// Where each address leads now.
-    places: BTreeMap<Multiaddr, usize>,
+    pub places: BTreeMap<Multiaddr, usize>,
     next_conn: u64,
     next_place: u32,
-    parted: bool,
-    rng: StdRng,
+    pub parted: bool,
+    pub rng: StdRng,
     /// Who was ever a member by the right password, and who is kept out by whom.
     pub members: BTreeMap<NetworkName, BTreeSet<usize>>,
     pub ever: BTreeMap<NetworkName, BTreeSet<usize>>,
@@ -154,7 +156,7 @@ impl World {
         });
     }
 
-    fn place(&mut self, node: usize) -> Multiaddr {
+    pub fn place(&mut self, node: usize) -> Multiaddr {
         let [_, a, b, c] = self.next_place.to_be_bytes();
         self.next_place += 1;
         let address: Multiaddr = format!("/ip4/10.{a}.{b}.{c}/tcp/4180").parse().unwrap();
@@ -229,7 +231,7 @@ impl World {
         self.time = end;
     }
 
-    fn later(&mut self, after: Duration, happening: Happening) {
+    pub fn later(&mut self, after: Duration, happening: Happening) {
         self.order += 1;
         self.queue.insert((self.time + after, self.order), happening);
     }
@@ -267,12 +269,12 @@ impl World {
         }
     }
 
-    fn tell(&mut self, node: usize, event: Event) {
+    pub fn tell(&mut self, node: usize, event: Event) {
         self.command(node, |core, now| core.handle(event, now));
     }
 
     /// Calls a core, then carries out what it says, as the shell does.
-    fn command<T>(&mut self, node: usize, call: impl FnOnce(&mut Core, Now) -> T) -> Option<T> {
+    pub fn command<T>(&mut self, node: usize, call: impl FnOnce(&mut Core, Now) -> T) -> Option<T> {
         let now = self.now(node);
         let core = self.nodes[node].core.as_mut()?;
         let result = call(core, now);
@@ -301,7 +303,7 @@ impl World {
     fn carry_out(&mut self, node: usize, output: Output) {
         let life = self.nodes[node].life;
         match output {
-            Output::Persist(change) => apply(&mut self.nodes[node].disk, change),
+            Output::Persist(change) => disk::apply(&mut self.nodes[node].disk, change),
             Output::Dial { peer, addresses } => {
                 assert!(!addresses.is_empty() && peer != self.nodes[node].id);
                 self.later(Duration::from_millis(40), Happening::Dial { from: node, life, peer, addresses });
@@ -325,7 +327,7 @@ impl World {
         }
     }
 
-    fn reaches(&self, a: usize, b: usize) -> bool {
+    pub fn reaches(&self, a: usize, b: usize) -> bool {
         !self.parted || self.nodes[a].side == self.nodes[b].side
     }
 
@@ -392,7 +394,7 @@ impl World {
         self.later(way, Happening::Tell { node: there.node, life, event: to_them });
     }
 
-    fn cut(&mut self, conn: ConnId, after: Duration) {
+    pub fn cut(&mut self, conn: ConnId, after: Duration) {
         let Some(end) = self.ends.get(&conn).copied() else { return };
         self.later(after, Happening::Down { conn });
         let way = self.ends.get(&end.other).map_or(after, |other| Self::latency(end.node, other.node));
@@ -402,158 +404,4 @@ impl World {
 
 fn refused(conn: ConnId, network: &NetworkName, why: JoinRefusal) -> Event {
     Event::JoinFailed { conn, network: network.clone(), refusal: Some(why) }
-}
-
-/// What people and fate do.
-impl World {
-    pub fn join(&mut self, node: usize, network: &NetworkName, password: &str) {
-        self.command(node, |core, now| core.join_network(network, secret(password), now).unwrap());
-        if password == "right" {
-            self.members.entry(network.clone()).or_default().insert(node);
-            self.ever.entry(network.clone()).or_default().insert(node);
-        }
-    }
-
-    pub fn register(&mut self, node: usize, other: usize, network: &NetworkName) {
-        let other = &self.nodes[other];
-        let (name, addresses) = (other.disk.name.clone(), vec![other.address.clone()]);
-        let identity = Identity { node: other.id, name, addresses };
-        self.command(node, |core, now| core.register(&identity, network, now).unwrap());
-    }
-
-    pub fn rotate(&mut self, node: usize, network: &NetworkName, password: &str, grace: Duration) {
-        self.command(node, |core, now| core.rotate(network, secret(password), grace, now).unwrap());
-    }
-
-    pub fn rename(&mut self, node: usize) {
-        let name: NodeName = format!("node{node}-{}", self.order).parse().unwrap();
-        self.command(node, |core, now| core.rename(name, now));
-    }
-
-    pub fn move_house(&mut self, node: usize) {
-        if self.is_up(node) {
-            let old = self.nodes[node].address.clone();
-            self.places.remove(&old);
-            let address = self.place(node);
-            self.nodes[node].address = address.clone();
-            self.tell(node, Event::Addresses(vec![address]));
-        }
-    }
-
-    pub fn leave(&mut self, node: usize, network: &NetworkName) {
-        // Somebody must stay; and who leaves unheard would be a member to the others until its record lapses.
-        let members = &self.members[network];
-        if !members.contains(&node) || members.len() < 10 || !self.is_up(node) || self.parted {
-            return;
-        }
-        if self.joined(node, network) == 0 {
-            return;
-        }
-        self.command(node, |core, now| core.leave_network(network, now).unwrap());
-        self.members.get_mut(network).unwrap().remove(&node);
-        self.bans.retain(|(by, _, of)| (*by, of) != (node, network));
-    }
-
-    pub fn ban(&mut self, by: usize, node: usize, network: &NetworkName, banned: bool) {
-        if by == node || !self.is_up(by) || !self.members[network].contains(&by) {
-            return;
-        }
-        let id = self.id(node);
-        self.command(by, |core, now| core.ban(Some(network), id, banned, now).unwrap());
-        let key = (by, node, network.clone());
-        if banned {
-            self.bans.insert(key)
-        } else {
-            self.bans.remove(&key)
-        };
-    }
-
-    pub fn cut_one(&mut self) {
-        let conns: Vec<_> = self.ends.keys().copied().collect();
-        if !conns.is_empty() {
-            let at = self.pick(0..conns.len());
-            self.cut(conns[at], Duration::ZERO);
-        }
-    }
-
-    /// Splits the world in two; connections across notice after a while.
-    pub fn part(&mut self) {
-        if self.parted {
-            return;
-        }
-        self.parted = true;
-        for node in 0..self.nodes.len() {
-            self.nodes[node].side = self.rng.random_range(0..2);
-        }
-        let parted = |end: &End| self.ends.get(&end.other).is_some_and(|other| !self.reaches(end.node, other.node));
-        let across: Vec<_> = self.ends.iter().filter(|(_, end)| parted(end)).map(|(conn, _)| *conn).collect();
-        for conn in across {
-            self.later(DEAD, Happening::Down { conn });
-        }
-    }
-
-    pub fn unpart(&mut self) {
-        self.parted = false;
-    }
-
-    pub fn crash(&mut self, node: usize) {
-        let life = &mut self.nodes[node].life;
-        *life += 1;
-        self.nodes[node].core = None;
-        for conn in self.conns(node).collect::<Vec<_>>() {
-            if let Some(end) = self.ends.remove(&conn) {
-                self.later(Duration::from_millis(20), Happening::Down { conn: end.other });
-            }
-        }
-    }
-
-    pub fn start(&mut self, node: usize) {
-        if self.is_up(node) {
-            return;
-        }
-        self.nodes[node].started = self.time - Duration::from_millis(10);
-        let seed = self.rng.random::<[u8; 32]>();
-        let now = self.now(node);
-        let it = &mut self.nodes[node];
-        let config = Config { key: it.key.clone(), version: "0.1.0".into(), target: "simulated".into() };
-        it.core = Some(Core::new(config, it.disk.clone(), seed, now));
-        let address = it.address.clone();
-        self.tell(node, Event::Addresses(vec![address]));
-    }
-
-    /// Ends all mishaps: whoever is down starts, whoever is apart meets.
-    pub fn heal(&mut self) {
-        self.unpart();
-        (0..self.nodes.len()).for_each(|node| self.start(node));
-    }
-}
-
-fn apply(disk: &mut Stored, change: Change) {
-    let of = |record: &SignedRecord| record.read().map(|r| (r.network, r.node)).unwrap();
-    match change {
-        Change::Name(name) => disk.name = name,
-        Change::Network(network) => {
-            forget_network(&mut disk.networks, &network.name);
-            disk.networks.push(network);
-        }
-        Change::NetworkGone(name) => {
-            forget_network(&mut disk.networks, &name);
-            disk.records.retain(|(record, _)| of(record).0 != name);
-        }
-        Change::Record { network, node, record, contact } => {
-            disk.records.retain(|(held, _)| of(held) != (network.clone(), node));
-            disk.records.push((record, contact));
-        }
-        Change::Contact { network, node, contact } => {
-            let held = disk.records.iter_mut().find(|(held, _)| of(held) == (network.clone(), node));
-            held.expect("a contact of a stored record").1 = contact;
-        }
-        Change::RecordGone { network, node } => disk.records.retain(|(held, _)| of(held) != (network.clone(), node)),
-        Change::Proxy(_) | Change::NextProxy(_) | Change::ProxyGone(_) => {}
-        Change::Admin(_) | Change::Session(_) | Change::SessionGone(_) => {}
-    }
-}
-
-fn forget_network(networks: &mut Vec<StoredNetwork>, name: &NetworkName) {
-    networks.retain(|network| network.name != *name);
 }
