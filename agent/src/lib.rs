@@ -8,6 +8,7 @@ pub mod control;
 mod exec;
 mod frames;
 mod join;
+pub mod memory;
 mod net;
 mod node;
 pub mod options;

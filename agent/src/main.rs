@@ -6,7 +6,7 @@ use std::{
 };
 
 use hive_agent::{
-    COMMIT, TARGET, VERSION, agent, check,
+    COMMIT, TARGET, VERSION, agent, check, memory,
     options::{Command, Options},
     terminal,
 };
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     start_log(&options);
+    memory::give_back_large_blocks();
     let outcome = match &options.command {
         _ if options.version => say(&format!("hive-agent {VERSION} {TARGET} {COMMIT}")),
         Some(Command::HashPassword(_)) => hash_password(),

@@ -9,6 +9,8 @@ pub struct Usage {
     pub rss: u64,
     /// Memory in RAM, shared pages counted by their share, in bytes.
     pub pss: u64,
+    /// Memory in RAM that stands for no file (heaps, stacks), in bytes.
+    pub anonymous: u64,
     /// Open file descriptors.
     pub fds: usize,
     /// Threads.
@@ -34,6 +36,7 @@ impl Usage {
         Ok(Usage {
             rss: field(&memory, "Rss:")? * 1024,
             pss: field(&memory, "Pss:")? * 1024,
+            anonymous: field(&memory, "Anonymous:")? * 1024,
             fds: fs::read_dir(proc(pid, "fd"))?.count(),
             threads: fs::read_dir(proc(pid, "task"))?.count(),
             cpu: cpu(&fs::read_to_string(proc(pid, "stat"))?)?,
