@@ -1,12 +1,22 @@
-//! The real servers, reached over a plain cable.
+//! The real servers, reached over a plain cable and through a tunnel.
 
 use hive_tests::{
-    lab::Lab,
+    lab::{Host, Lab},
+    pair::Pair,
     payload,
     process::{self, PATIENCE},
     services::{Postgres, Redis, Sse},
+    tcp,
 };
-use std::process::Command;
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpStream},
+    process::Command,
+    sync::{
+        Mutex,
+        mpsc::{Receiver, sync_channel},
+    },
+};
 
 fn curl(mut command: Command, arguments: &[&str], url: &str) -> String {
     command.args(["--silent", "--show-error", "--fail", "--noproxy", "*"]).args(arguments).arg(url);
@@ -58,4 +68,91 @@ fn redis_answers() {
     let ask = |arguments: &[&str]| Redis::ask(&client, server.at(redis.port()), arguments).success();
     assert_eq!(ask(&["SET", "k", "v"]), "OK\n");
     assert_eq!(ask(&["GET", "k"]), "v\n");
+}
+
+#[test]
+fn a_tunnelled_stream_arrives_token_by_token() {
+    const TOKENS: u32 = 20;
+    let lab = Lab::new();
+    let pair = Pair::start(&lab);
+    // The server sends a token only after the client has seen the one before: what waits for more on its way hangs.
+    let (seen, next) = sync_channel(1);
+    let next = Mutex::new(next);
+    let server = tcp::Server::start(pair.far.host(), 0, move |stream| {
+        let next = next.lock().unwrap();
+        let _ = stream_tokens(stream, TOKENS, &next);
+    });
+    let tunnel = pair.tunnel(server.address());
+    let mut stream = pair.near.host().connect(tunnel.entrance).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"GET /v1/chat/completions HTTP/1.1\r\nHost: far\r\n\r\n").unwrap();
+    let tokens = BufReader::new(stream).lines().map(Result::unwrap).filter(|line| line.starts_with("data: "));
+    let mut expected = 0;
+    for line in tokens {
+        assert_eq!(line, format!("data: token{expected}"));
+        expected += 1;
+        let _ = seen.send(());
+    }
+    assert_eq!(expected, TOKENS);
+}
+
+fn stream_tokens(mut stream: TcpStream, tokens: u32, next: &Receiver<()>) -> std::io::Result<()> {
+    let head = BufReader::new(stream.try_clone()?).lines();
+    head.map_while(Result::ok).take_while(|line| !line.is_empty()).for_each(drop);
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")?;
+    for index in 0..tokens {
+        stream.write_all(format!("data: token{index}\n\n").as_bytes())?;
+        let _ = next.recv();
+    }
+    Ok(())
+}
+
+#[test]
+fn the_slow_server_answers_through_a_tunnel() {
+    let lab = Lab::new();
+    let pair = Pair::start(&lab);
+    let sse = Sse::start(pair.far.host());
+    let entrance = pair.tunnel(sse.address()).entrance;
+    for path in ["/v1/chat/completions?tokens=5&interval_ms=5", "/bytes/3000001"] {
+        let fetch =
+            |host: &Host, address: SocketAddr| curl(host.command("curl"), &[], &format!("http://{address}{path}"));
+        let tunnelled = fetch(pair.near.host(), entrance);
+        assert!(!tunnelled.is_empty() && tunnelled == fetch(pair.far.host(), sse.address()), "{path}");
+    }
+}
+
+#[test]
+fn postgres_serves_through_a_tunnel() {
+    let lab = Lab::new();
+    let pair = Pair::start(&lab);
+    let Some(postgres) = Postgres::start("postgres_serves_through_a_tunnel", pair.far.host()) else { return };
+    let entrance = pair.tunnel(pair.far.host().at(postgres.port())).entrance;
+    let pgbench = |arguments: &[&str]| {
+        let mut command = pair.near.host().command("pgbench");
+        command.args(["-U", "postgres", "-h", &entrance.ip().to_string(), "-p", &entrance.port().to_string()]);
+        command.args(arguments);
+        process::run(command, b"", PATIENCE).success()
+    };
+    pgbench(&["--initialize", "--quiet", "postgres"]);
+    let report = pgbench(&["--client", "8", "--transactions", "50", "postgres"]);
+    assert!(report.contains("number of transactions actually processed: 400/400"), "{report}");
+    let history = Postgres::ask(pair.near.host(), entrance, "select count(*) from pgbench_history").success();
+    assert_eq!(history, "400\n");
+    let wide = "select repeat(md5(n::text), 1000) from generate_series(1, 100) n";
+    let tunnelled = Postgres::ask(pair.near.host(), entrance, wide).success();
+    assert!(tunnelled == Postgres::ask(pair.far.host(), pair.far.host().at(postgres.port()), wide).success());
+}
+
+#[test]
+fn redis_serves_through_a_tunnel() {
+    let lab = Lab::new();
+    let pair = Pair::start(&lab);
+    let Some(redis) = Redis::start("redis_serves_through_a_tunnel", pair.far.host()) else { return };
+    let entrance = pair.tunnel(pair.far.host().at(redis.port())).entrance;
+    let ask = |arguments: &[&str]| Redis::ask(pair.near.host(), entrance, arguments).success();
+    let value = "v".repeat(100_000);
+    assert_eq!(ask(&["SET", "k", &value]), "OK\n");
+    assert_eq!(ask(&["GET", "k"]), format!("{value}\n"));
+    let incremented: Vec<String> = (1..=20).map(|_| ask(&["INCR", "n"])).collect();
+    assert_eq!(incremented, (1..=20).map(|n| format!("{n}\n")).collect::<Vec<_>>());
 }
