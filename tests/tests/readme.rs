@@ -56,13 +56,23 @@ fn every_verb_has_an_example() {
 }
 
 #[test]
-fn links_lead_to_files() {
+fn links_lead_somewhere() {
     let text = readme();
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-    let files: Vec<&str> = targets.filter(|target| !target.contains("://") && !target.starts_with('#')).collect();
-    assert!(!files.is_empty());
+    let (inside, outside): (Vec<&str>, Vec<&str>) = targets.partition(|target| target.starts_with('#'));
+    let anchors: BTreeSet<String> = text.lines().filter(|line| line.starts_with("##")).map(anchor).collect();
+    let lost: Vec<_> = inside.iter().filter(|target| !anchors.contains(**target)).collect();
+    let files: Vec<_> = outside.iter().filter(|target| !target.contains("://")).collect();
     let missing: Vec<_> = files.iter().filter(|file| !root().join(file).exists()).collect();
-    assert!(missing.is_empty(), "README.md links to {missing:?}");
+    assert!(!inside.is_empty() && !files.is_empty());
+    assert!(lost.is_empty() && missing.is_empty(), "README.md links to {lost:?} {missing:?}");
+}
+
+/// What a heading's link looks like, as GitHub and others make it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-'));
+    std::iter::once('#').chain(kept.map(|c| if c == ' ' { '-' } else { c })).collect()
 }
 
 #[test]
