@@ -1,5 +1,7 @@
 //! Table sync on the wire: one stream in each direction of a connection, each written by the side that opened it.
 
+use std::io;
+
 use hive_core::Event;
 use hive_protocol::{PEERS_PROTOCOL, frame::PEER_MAX, peer::PeerMessage};
 use hive_transport::streams::{Control, Stream};
@@ -11,20 +13,40 @@ use crate::{exec, frames, net::registry::Connection, node::Handle};
 /// Messages that wait for a slow peer; further ones are dropped, and found missing at the next comparison.
 const WAITING: usize = 64;
 
-/// Starts the task that writes to a connection. It ends when the sender is dropped or the stream breaks.
+/// Starts the task that writes to a connection. It ends when the sender is dropped or no stream is to be had; the sender is
+/// closed then.
 pub fn writer(streams: Control, connection: ConnectionId) -> Sender<PeerMessage> {
     let (sender, messages) = channel::bounded(WAITING);
     let write = async move {
-        let Ok(mut stream) = streams.open_on(connection, StreamProtocol::new(PEERS_PROTOCOL)).await else { return };
+        let mut stream = None;
         while let Ok(message) = messages.recv().await {
-            if let Err(e) = frames::write(&mut stream, &message, PEER_MAX).await {
-                log::debug!("table sync to a peer broke off: {e}");
-                return;
+            match write(&streams, connection, stream.take(), &message).await {
+                Ok(written) => stream = Some(written),
+                Err(e) => return log::debug!("table sync to a peer broke off: {e}"),
             }
         }
     };
     exec::spawn(write).detach();
     sender
+}
+
+/// Writes to the stream at hand, or to a new one where that is broken: a peer that let us go and took us in again has
+/// ended the old one, and says so only when it is written to.
+async fn write(
+    streams: &Control,
+    connection: ConnectionId,
+    stream: Option<Stream>,
+    message: &PeerMessage,
+) -> io::Result<Stream> {
+    if let Some(mut stream) = stream
+        && frames::write(&mut stream, message, PEER_MAX).await.is_ok()
+    {
+        return Ok(stream);
+    }
+    let opened = streams.open_on(connection, StreamProtocol::new(PEERS_PROTOCOL)).await;
+    let mut stream = opened.map_err(io::Error::other)?;
+    frames::write(&mut stream, message, PEER_MAX).await?;
+    Ok(stream)
 }
 
 /// Reads what a member writes, until it stops or says something that is no message.

@@ -40,6 +40,10 @@ impl Node {
 
     fn send(&mut self, conn: ConnId, message: PeerMessage) {
         let Some(connection) = self.handle.registry.by_conn(conn) else { return };
+        // A writer that found no stream has ended: the connection was no member's then, and may be one's now.
+        if self.writers.get(&conn).is_some_and(Sender::is_closed) {
+            self.writers.remove(&conn);
+        }
         let streams = &self.handle.streams;
         let writer = self.writers.entry(conn).or_insert_with(|| peers::writer(streams.clone(), connection.id));
         if writer.try_send(message).is_err() {
