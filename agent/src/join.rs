@@ -120,12 +120,16 @@ pub async fn respond(node: Handle, connection: Connection, mut stream: Stream) {
 
 async fn answer(node: &Handle, connection: &Connection, stream: &mut Stream) -> Result<(), Failed> {
     let JoinMessage::Open { network, slot, opening } = receive(stream).await? else { return Err(Failed::Broken) };
+    let secrets = node.join_secrets(&network, connection.peer).await;
+    let known = secrets.get(usize::from(slot)).cloned();
+    if slot > 0 && known.is_none() {
+        // Nothing is guessed where there is no password, so it counts against nobody.
+        return Err(Failed::Refused(JoinRefusal::NotAccepted));
+    }
     let source = connection.source();
     if node.attempt(source).await.is_err() {
         return Err(Failed::Refused(JoinRefusal::TryLater));
     }
-    let secrets = node.join_secrets(&network, connection.peer).await;
-    let known = secrets.get(usize::from(slot)).cloned();
     // An unknown network, a banned peer and a wrong password all take the same steps.
     let secret = known.unwrap_or_else(|| Secret::from_bytes(crate::random::bytes()));
     let context = context(&network, connection.peer.as_bytes(), node.id.as_bytes());
