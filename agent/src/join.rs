@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use hive_core::Event;
+use hive_core::{Event, Purpose};
 use hive_protocol::{
     JOIN_PROTOCOL, NetworkName,
     frame::JOIN_MAX,
@@ -67,8 +67,11 @@ pub async fn initiate(node: Handle, connection: Connection, network: NetworkName
     node.event(event).await;
 }
 
-/// While a rotation is under way the two sides may be one password apart: ours may be their previous one, or theirs
-/// our previous one.
+/// Which of [`attempts`] uses our previous password. That the peer takes our current one for its previous is its affair.
+const OUR_PREVIOUS: usize = 2;
+
+/// Whether it was our previous password that proved good. While a rotation is under way the two sides may be one
+/// password apart: ours may be their previous one, or theirs our previous one.
 async fn attempts(node: &Handle, connection: &Connection, network: &NetworkName) -> Result<bool, Failed> {
     let secrets = node.join_secrets(network, connection.peer).await;
     let current = secrets.first().ok_or(Failed::Broken)?;
@@ -77,7 +80,7 @@ async fn attempts(node: &Handle, connection: &Connection, network: &NetworkName)
     let mut last = Failed::Broken;
     for (index, (secret, slot)) in tries.into_iter().enumerate() {
         match within(TIMEOUT, attempt(node, connection, network, secret, slot)).await.unwrap_or(Err(Failed::Broken)) {
-            Ok(()) => return Ok(index > 0),
+            Ok(()) => return Ok(index == OUR_PREVIOUS),
             Err(refused @ Failed::Refused(JoinRefusal::NotAccepted)) => last = refused,
             Err(other) => return Err(other),
         }
@@ -126,8 +129,8 @@ async fn answer(node: &Handle, connection: &Connection, stream: &mut Stream) -> 
         // Nothing is guessed where there is no password, so it counts against nobody.
         return Err(Failed::Refused(JoinRefusal::NotAccepted));
     }
-    let source = connection.source();
-    if node.attempt(source).await.is_err() {
+    let (purpose, source) = (Purpose::Join(network.clone()), connection.source());
+    if node.attempt(purpose.clone(), source).await.is_err() {
         return Err(Failed::Refused(JoinRefusal::TryLater));
     }
     // An unknown network, a banned peer and a wrong password all take the same steps.
@@ -141,7 +144,7 @@ async fn answer(node: &Handle, connection: &Connection, stream: &mut Stream) -> 
         node.event(Event::JoinRefused { network }).await;
         return Err(Failed::Refused(JoinRefusal::NotAccepted));
     }
-    node.succeeded(source).await;
+    node.succeeded(purpose, source).await;
     node.streams.admit(connection.id);
     send(stream, &JoinMessage::Confirm { code: *proofs.send.as_bytes() }).await?;
     let JoinMessage::Done = receive(stream).await? else { return Err(Failed::Broken) };

@@ -9,7 +9,7 @@ use hive_protocol::{
     password::{Cost, Secret},
 };
 
-use crate::{Admin, Change, Core, Now, Source, membership};
+use crate::{Admin, Change, Core, Now, Purpose, Source, guard::Guard, membership};
 
 /// Longest host of an ingress' target: the longest DNS name.
 const MAX_HOST: usize = 253;
@@ -52,6 +52,7 @@ impl Core {
         }
         self.tables.remove(name);
         self.gossip_at.remove(name);
+        self.guards.forget(name);
         self.path.forget(name);
         self.proxies.forget(name, &mut self.out);
         self.fail_registrations(name);
@@ -254,13 +255,17 @@ impl Core {
     /// # Errors
     ///
     /// How long this source has to wait before it may try.
-    pub fn attempt(&mut self, source: Source, now: Now) -> Result<(), Duration> {
-        self.guard.attempt(source, now.mono)
+    pub fn attempt(&mut self, purpose: &Purpose, source: Source, now: Now) -> Result<(), Duration> {
+        self.guard(purpose).attempt(source, now.mono)
     }
 
-    /// The attempt proved the password: it is given back, and the source's earlier failures are forgiven.
-    pub fn succeeded(&mut self, source: Source, now: Now) {
-        self.guard.succeeded(source, now.mono);
+    /// The attempt proved the password: it is given back.
+    pub fn succeeded(&mut self, purpose: &Purpose, source: Source, now: Now) {
+        self.guard(purpose).succeeded(source, now.mono);
+    }
+
+    fn guard(&mut self, purpose: &Purpose) -> &mut Guard {
+        self.guards.of(purpose, |network| self.networks.get(network).is_some())
     }
 
     /// Sets the admin account. Sessions opened with another user or password end.

@@ -272,6 +272,15 @@ pub enum Change {
     SessionGone([u8; 32]),
 }
 
+/// What an attempt is for: each password is guarded by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// To log in as admin.
+    Login,
+    /// To join a network.
+    Join(NetworkName),
+}
+
 /// Whose attempt to join or log in is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Source {

@@ -2,7 +2,8 @@
 //!
 //! Every attempt to join or log in counts as failed until it succeeds. A peer and an IP prefix each have a few
 //! attempts free, then waits that double; all strangers together share one budget. Whoever proved a password before is
-//! judged by its own failures alone, so no stranger can lock a member out. Nothing here is stored.
+//! judged by its own failures alone, so no stranger can lock a member out. Each password has a [`Guard`] of its own:
+//! whoever proves one is no better placed to guess another. Nothing here is stored.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,9 +11,9 @@ use std::{
     time::Duration,
 };
 
-use hive_protocol::NodeId;
+use hive_protocol::{NetworkName, NodeId};
 
-use crate::Source;
+use crate::{Purpose, Source};
 
 /// Failures a source has before it waits.
 const FREE: u32 = 5;
@@ -26,7 +27,31 @@ const SOURCES: usize = 4096;
 const TOTAL: u32 = 64;
 const TOTAL_REFILL: Duration = Duration::from_secs(2);
 
-/// Judges attempts.
+/// One guard for each password of the node. Attempts at networks that it does not have share one.
+#[derive(Default)]
+pub(crate) struct Guards {
+    login: Guard,
+    networks: BTreeMap<NetworkName, Guard>,
+    elsewhere: Guard,
+}
+
+impl Guards {
+    /// The guard of what an attempt is for. `known` says whether the node has the network named.
+    pub fn of(&mut self, purpose: &Purpose, known: impl Fn(&NetworkName) -> bool) -> &mut Guard {
+        match purpose {
+            Purpose::Login => &mut self.login,
+            Purpose::Join(network) if known(network) => self.networks.entry(network.clone()).or_default(),
+            Purpose::Join(_) => &mut self.elsewhere,
+        }
+    }
+
+    /// The node has left a network.
+    pub fn forget(&mut self, network: &NetworkName) {
+        self.networks.remove(network);
+    }
+}
+
+/// Judges attempts at one password.
 #[derive(Default)]
 pub(crate) struct Guard {
     peers: Sources<NodeId>,
@@ -81,17 +106,18 @@ impl Guard {
         Ok(())
     }
 
-    /// Gives an attempt back: it succeeded. The source's earlier failures are forgiven.
+    /// Gives an attempt back: it succeeded. Earlier failures stay until time forgives them, or a member could guess in
+    /// between.
     pub fn succeeded(&mut self, source: Source, now: Duration) {
         let stranger = source.peer.is_none_or(|p| !self.proven.contains(&p));
         if stranger {
             self.total.give_back(now);
         }
-        if let Some(ip) = source.ip {
-            self.prefixes.0.remove(&ip.into());
+        if let Some(ip) = source.ip.filter(|_| stranger) {
+            self.prefixes.give_back(&ip.into(), now);
         }
         if let Some(peer) = source.peer {
-            self.peers.0.remove(&peer);
+            self.peers.give_back(&peer, now);
             self.remember(peer);
         }
     }
@@ -144,6 +170,14 @@ impl<K: Copy + Ord> Sources<K> {
         }
         let count = before + 1;
         self.0.insert(source, Failures { count, until: now + penalty(count) });
+    }
+
+    fn give_back(&mut self, source: &K, now: Duration) {
+        let Some(failures) = self.0.get_mut(source) else { return };
+        *failures = Failures { count: failures.count.saturating_sub(1), until: now };
+        if failures.count == 0 {
+            self.0.remove(source);
+        }
     }
 
     /// Makes room by forgetting the source that failed least, and longest ago.
@@ -249,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn success_forgives_and_strangers_cannot_lock_out_who_succeeded() {
+    fn strangers_cannot_lock_out_who_succeeded() {
         let mut guard = Guard::default();
         let member = at(7, "198.51.100.7");
         guard.attempt(member, secs(1)).unwrap();
@@ -267,6 +301,34 @@ mod tests {
             let _ = guard.attempt(at(n, "198.51.100.7"), secs(60));
         }
         assert_eq!(guard.attempt(member, secs(60)), Ok(()), "a stranger behind the same router");
+    }
+
+    #[test]
+    fn success_does_not_buy_new_guesses() {
+        let mut guard = Guard::default();
+        let source = at(1, "192.0.2.1");
+        for _ in 0..FREE {
+            guard.attempt(source, secs(1)).unwrap();
+        }
+        guard.succeeded(source, secs(1));
+        assert_eq!(guard.attempt(source, secs(1)), Ok(()), "the one that was given back");
+        assert!(guard.attempt(source, secs(1)).is_err());
+    }
+
+    #[test]
+    fn whoever_proves_one_password_is_a_stranger_to_the_others() {
+        let mut guards = Guards::default();
+        let [lab, home] = ["lab", "home"].map(|name| Purpose::Join(name.parse().unwrap()));
+        for n in 0..40 {
+            let source = at(n, "192.0.2.1");
+            guards.of(&lab, |_| true).succeeded(source, secs(1));
+        }
+        let guesses = |guards: &mut Guards, purpose: &Purpose| {
+            (0..40).filter(|n| guards.of(purpose, |_| true).attempt(at(*n, "192.0.2.1"), secs(1)).is_ok()).count()
+        };
+        assert_eq!(guesses(&mut guards, &home), 5);
+        assert_eq!(guesses(&mut guards, &Purpose::Login), 5);
+        assert_eq!(guesses(&mut guards, &lab), 40);
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub use routes::Routes;
 use crate::{
     clock::Clock,
     connections::Connections,
-    guard::Guard,
+    guard::Guards,
     membership::Membership,
     outbox::{Dice, Outbox},
     own::Own,
@@ -72,7 +72,7 @@ pub struct Core {
     routes_changed: bool,
     registrations: Registrations,
     sessions: Sessions,
-    guard: Guard,
+    guards: Guards,
     /// When each network's table is compared with that of some member.
     gossip_at: BTreeMap<NetworkName, Duration>,
     flush_at: Option<Duration>,
@@ -101,7 +101,7 @@ impl Core {
             routes_changed: true,
             registrations: Registrations::default(),
             sessions: Sessions::new(stored.admin, stored.sessions, fake_key),
-            guard: Guard::default(),
+            guards: Guards::default(),
             gossip_at: BTreeMap::new(),
             flush_at: None,
             flushed: now.mono,

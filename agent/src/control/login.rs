@@ -1,5 +1,6 @@
 //! Who a caller is: an enrolled key that signs a fresh challenge, or a password proven by key exchange.
 
+use hive_core::Purpose;
 use hive_protocol::{
     CONTROL_PROTOCOL, NodeId,
     message::{ClientMessage, Failure, FailureCode, Response, ServerMessage, session_challenge},
@@ -75,7 +76,7 @@ impl Login {
         opening: [u8; pake::MESSAGE_LEN],
     ) -> Result<(), End> {
         let Some(Begun { user, key, secret }) = self.begun.take() else { return control.refuse(out_of_turn()).await };
-        if let Err(wait) = control.node.attempt(control.caller.source()).await {
+        if let Err(wait) = control.node.attempt(Purpose::Login, control.caller.source()).await {
             return control.refuse(too_many(wait.as_secs() + 1)).await;
         }
         let context = Context {
@@ -104,7 +105,7 @@ impl Login {
             log::warn!("login refused for {:?} from {:?}", user, control.caller);
             return control.refuse(wrong()).await;
         }
-        control.node.succeeded(control.caller.source()).await;
+        control.node.succeeded(Purpose::Login, control.caller.source()).await;
         let enrolled = control.node.command(move |core, now| Ok(core.enrol(key, &user, now))).await;
         let lifetime = match enrolled {
             Ok(lifetime) => lifetime,

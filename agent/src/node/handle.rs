@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hive_core::{ConnId, Core, Event, Now, Routes, Source};
+use hive_core::{ConnId, Core, Event, Now, Purpose, Routes, Source};
 use hive_protocol::{
     Identity, NetworkName, NodeId, NodeName,
     message::{Failure, FailureCode},
@@ -218,13 +218,13 @@ impl Handle {
     }
 
     /// Counts an attempt to join or log in; the error says how long to wait.
-    pub async fn attempt(&self, source: Source) -> Result<(), Duration> {
-        self.ask(move |core, now| core.attempt(source, now)).await.unwrap_or(Err(Duration::from_secs(1)))
+    pub async fn attempt(&self, purpose: Purpose, source: Source) -> Result<(), Duration> {
+        self.ask(move |core, now| core.attempt(&purpose, source, now)).await.unwrap_or(Err(Duration::from_secs(1)))
     }
 
     /// Gives back an attempt that succeeded.
-    pub async fn succeeded(&self, source: Source) {
-        let _ = self.ask(move |core, now| core.succeeded(source, now)).await;
+    pub async fn succeeded(&self, purpose: Purpose, source: Source) {
+        let _ = self.ask(move |core, now| core.succeeded(&purpose, source, now)).await;
     }
 
     /// The best joined connection to a member of any of these networks, dialling and waiting for one up to `limit`.
