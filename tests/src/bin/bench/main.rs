@@ -1,0 +1,145 @@
+//! The benchmark: what a tunnel between two agents costs, as ratios to plain TCP over the same loopback in the same run,
+//! raw and tunnelled taking turns; and what an agent costs that has nothing to do. `tests/bench` builds and starts it.
+//!
+//! Single speeds of a shared machine mean little; ratios, CPU seconds and medians over the turns are what to compare.
+
+#![forbid(unsafe_code)]
+
+mod bulk;
+mod connections;
+mod idle;
+mod latency;
+mod memory;
+mod report;
+
+use argh::FromArgs;
+use hive_tests::{lab::Lab, node::Node, pair::Pair, tcp};
+use report::Report;
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+/// Measures tunnels between two agents on this machine against plain TCP, and the agents' memory.
+#[derive(FromArgs)]
+struct Arguments {
+    /// turns of raw and tunnelled of which the median counts (default: 5)
+    #[argh(option, default = "5")]
+    rounds: usize,
+    /// mebibytes of one bulk copy, all its connections together (default: 512)
+    #[argh(option, default = "512")]
+    mib: u64,
+    #[argh(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum What {
+    Idle(idle::Idle),
+}
+
+fn main() -> io::Result<()> {
+    let arguments: Arguments = argh::from_env();
+    let lab = Lab::new();
+    let report = match &arguments.what {
+        Some(What::Idle(idle)) => idle.measure(&lab),
+        None => tunnels(&lab, &arguments)?,
+    };
+    print!("{report}");
+    let path = report.save()?;
+    println!("\nAlso in {}", path.display());
+    Ok(())
+}
+
+fn tunnels(lab: &Lab, arguments: &Arguments) -> io::Result<Report> {
+    let bench = Bench::start(lab);
+    let mut report = Report::new("tunnel");
+    memory::fresh(&bench, &mut report);
+    memory::open_connections(&bench, &mut report)?;
+    bulk::measure(&bench, arguments.rounds, arguments.mib << 20, &mut report)?;
+    latency::measure(&bench, arguments.rounds, &mut report)?;
+    connections::measure(&bench, arguments.rounds, &mut report)?;
+    memory::under_load(&bench, &mut report)?;
+    memory::afterwards(&bench, &mut report);
+    Ok(report)
+}
+
+/// Two agents, servers at the far one, and both ways to them.
+struct Bench {
+    pair: Pair,
+    raw: Way,
+    tunnel: Way,
+    _servers: [tcp::Server; 3],
+}
+
+/// Where a client finds the servers.
+#[derive(Clone, Copy)]
+struct Way {
+    /// Sends back what it receives.
+    echo: SocketAddr,
+    /// Sends as many zeros as the eight bytes say that it receives first, then the end.
+    source: SocketAddr,
+    /// Reads to the end and then sends one byte.
+    sink: SocketAddr,
+}
+
+impl Bench {
+    fn start(lab: &Lab) -> Bench {
+        let pair = Pair::start(lab);
+        let far = pair.far.host();
+        let echo = tcp::Server::echo(far, 0);
+        let source = tcp::Server::start(far, 0, |stream| drop(serve_source(stream)));
+        let sink = tcp::Server::start(far, 0, |stream| drop(serve_sink(stream)));
+        let raw = Way { echo: echo.address(), source: source.address(), sink: sink.address() };
+        let through = |target| pair.tunnel(target).entrance;
+        let tunnel = Way { echo: through(raw.echo), source: through(raw.source), sink: through(raw.sink) };
+        Bench { raw, tunnel, _servers: [echo, source, sink], pair }
+    }
+
+    fn agents(&self) -> [&Node; 2] {
+        [&self.pair.near, &self.pair.far]
+    }
+
+    /// CPU time of both agents since they started.
+    fn cpu(&self) -> Duration {
+        self.agents().iter().map(|agent| agent.usage().cpu).sum()
+    }
+}
+
+const CHUNK: usize = 256 << 10;
+
+fn serve_source(mut stream: TcpStream) -> io::Result<()> {
+    let mut wanted = [0; 8];
+    stream.read_exact(&mut wanted)?;
+    send(&mut stream, u64::from_le_bytes(wanted))
+}
+
+fn serve_sink(mut stream: TcpStream) -> io::Result<()> {
+    drain(&mut stream)?;
+    stream.write_all(&[0])
+}
+
+/// Sends so many zeros and the end.
+fn send(stream: &mut TcpStream, bytes: u64) -> io::Result<()> {
+    let chunk = vec![0; CHUNK];
+    let mut left = bytes;
+    while left > 0 {
+        let length = left.min(CHUNK as u64) as usize;
+        stream.write_all(&chunk[..length])?;
+        left -= length as u64;
+    }
+    stream.shutdown(Shutdown::Write)
+}
+
+/// Reads to the end and says how much it was.
+fn drain(stream: &mut TcpStream) -> io::Result<u64> {
+    let (mut chunk, mut total) = (vec![0; CHUNK], 0);
+    loop {
+        match stream.read(&mut chunk)? {
+            0 => return Ok(total),
+            length => total += length as u64,
+        }
+    }
+}
