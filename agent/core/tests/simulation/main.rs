@@ -95,7 +95,7 @@ fn disturb(world: &mut World) {
         7 => world.part(),
         8 => world.unpart(),
         9 => world.leave(node, network),
-        10 => world.ban(node, other, network, true),
+        10 => world.ban_a_neighbour(node, network),
         _ => world.ban(node, other, network, false),
     }
 }

@@ -71,6 +71,13 @@ impl World {
         };
     }
 
+    /// Keeps out a node that is connected, so that there is something to take away.
+    pub fn ban_a_neighbour(&mut self, by: usize, network: &NetworkName) {
+        let Some(conn) = self.is_up(by).then(|| self.conns(by).next()).flatten() else { return };
+        let Some(connection) = self.core(by).connection(conn) else { return };
+        self.ban(by, self.index(&connection.peer), network, true);
+    }
+
     pub fn cut_one(&mut self) {
         let conns: Vec<_> = self.ends.keys().copied().collect();
         if !conns.is_empty() {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use hive_core::{ConnId, Core, Event, Now, Output, Source, Stored};
+use hive_core::{ConnId, Core, Event, Now, Output, Purpose, Source, Stored};
 pub use hive_protocol::NetworkName;
 use hive_protocol::{
     NodeId, NodeName, Timestamp, frame,
@@ -370,8 +370,9 @@ impl World {
         let Some(here) = self.ends.get(&conn).copied() else { return };
         let Some(there) = self.ends.get(&here.other).copied() else { return };
         let way = Self::latency(here.node, there.node);
+        let purpose = Purpose::Join(network.clone());
         let source = Source { peer: Some(self.nodes[there.node].id), ip: None };
-        let asked = self.command(here.node, |core, now| core.attempt(source, now));
+        let asked = self.command(here.node, |core, now| core.attempt(&purpose, source, now));
         let ours = self.core(here.node).join_secrets(&network, &self.nodes[there.node].id, self.now(here.node));
         let shared = theirs.iter().enumerate().find_map(|(i, s)| Some((i, ours.iter().position(|o| o == s)?)));
         let to_them = match (asked, shared) {
@@ -381,7 +382,7 @@ impl World {
                 refused(here.other, &network, JoinRefusal::NotAccepted)
             }
             (_, Some((their_slot, our_slot))) => {
-                self.command(here.node, |core, now| core.succeeded(source, now));
+                self.command(here.node, |core, now| core.succeeded(&purpose, source, now));
                 // The last step of the exchange may be overtaken by the first message of table sync.
                 let late = way * 2 + Duration::from_millis(3);
                 let event = Event::Joined { conn, network: network.clone(), old_password: our_slot == 1 };
