@@ -73,6 +73,9 @@ impl Core {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let peer = connection.peer;
         let Some(room) = self.networks.get_mut(network).filter(|n| !n.banned.contains(&peer)) else { return };
+        if old_password && room.old_until().is_none_or(|until| until <= now.wall) {
+            return self.joined_too_late(conn, network);
+        }
         room.taken_in(&peer);
         let asked = connection.asks.remove(network) == Some(Ask::Running);
         let proof = if old_password { Proof::Old } else { Proof::Current };
@@ -87,6 +90,15 @@ impl Core {
         self.registrations.joined(network, &peer, now.mono);
         self.complete_registration(network, &peer);
         early.into_iter().for_each(|message| self.synced(conn, message, now));
+    }
+
+    /// The grace of the password that was proven ended while the proof was on its way.
+    fn joined_too_late(&mut self, conn: ConnId, network: &NetworkName) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        connection.asks.remove(network);
+        if connection.joined.is_empty() && !connection.is_held() {
+            self.close(conn, "joined by a password that has ended");
+        }
     }
 
     pub(crate) fn join_failed(&mut self, conn: ConnId, network: &NetworkName, refusal: Option<JoinRefusal>, now: Now) {

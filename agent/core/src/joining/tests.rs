@@ -150,6 +150,17 @@ fn joins_by_the_old_password_end_with_its_grace() {
 }
 
 #[test]
+fn a_proof_that_comes_after_the_grace_admits_nobody() {
+    let mut bench = Bench::new();
+    let late = bench.connect(1, false);
+    bench.core.rotate(&lab(), secret(2), secs(2), bench.now).unwrap();
+    bench.pass(secs(3));
+    bench.tell(Event::Joined { conn: late, network: lab(), old_password: true });
+    assert!(!bench.core.routes().joined(late, &lab()));
+    assert_eq!(bench.closes(), [late]);
+}
+
+#[test]
 fn a_banned_node_loses_everything_here() {
     let mut bench = Bench::new();
     let conn = bench.member(1);
