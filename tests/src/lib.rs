@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 pub mod facts;
 pub mod lab;
+pub mod nobody;
 pub mod node;
 pub mod notice;
 pub mod pair;
