@@ -183,7 +183,7 @@ fn cannot_bind(address: SocketAddr, error: &std::io::Error) -> Failure {
 
 /// Argon2id on a thread of its own: it takes a tenth of a second and 19 MiB.
 async fn stretch(network: hive_protocol::NetworkName, password: String) -> Result<password::Secret, Failure> {
-    let stretched = smol::unblock(move || password::network_secret(&network, &password)).await;
+    let stretched = blocking::unblock(move || password::network_secret(&network, &password)).await;
     stretched.map_err(|e| Failure::new(FailureCode::Usage, e.to_string()))
 }
 
