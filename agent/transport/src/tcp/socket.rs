@@ -133,7 +133,16 @@ fn explain(local: SocketAddr, error: io::Error) -> io::Error {
         io::ErrorKind::PermissionDenied => "a port below 1024 needs more rights",
         _ => return error,
     };
-    io::Error::new(error.kind(), format!("cannot listen on {local}: {why} ({error})"))
+    io::Error::new(error.kind(), CannotListen { local, why, source: error })
+}
+
+/// The system's error stands below as source: what libp2p wraps around an error passes over the uppermost one.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {local}: {why} ({source})")]
+struct CannotListen {
+    local: SocketAddr,
+    why: &'static str,
+    source: io::Error,
 }
 
 impl AsyncRead for TcpStream {
@@ -215,6 +224,8 @@ mod tests {
         let error = listen(first.get_ref().local_addr().unwrap()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains("in use by another program"), "{error}");
+        let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
+        assert_eq!(source.map(io::Error::kind), Some(io::ErrorKind::AddrInUse));
     }
 
     #[test]
