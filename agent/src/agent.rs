@@ -123,7 +123,10 @@ async fn stopped(mut signals: Signals) {
 /// Stops accepting, lets tunnelled connections end for a while, and ends the loop, which has stored everything.
 async fn shut_down(handle: &Handle, tasks: [smol::Task<()>; 4]) {
     let [node, streams, egress, socket] = tasks;
-    drop((streams, egress, socket));
+    for serving in [streams, egress, socket] {
+        // A task that is dropped ends some time later: the process could be faster, and leave the socket's file behind.
+        serving.cancel().await;
+    }
     let drained = async {
         while handle.tunnels.streams() > 0 {
             Timer::after(Duration::from_millis(50)).await;
