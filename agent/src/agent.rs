@@ -2,23 +2,18 @@
 
 use std::{io::Write, sync::Arc, time::Duration};
 
-use async_io::Timer;
 use async_signal::{Signal, Signals};
 use futures::StreamExt;
-use hive_core::{Admin, Config, Core};
-use hive_protocol::{
-    NetworkName,
-    message::Failure,
-    password::{PasswordError, PasswordHashed, Secret, network_secret},
-};
+use hive_core::{Config, Core};
+use hive_protocol::{message::Failure, password::PasswordError};
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
 
 use crate::{
     TARGET, VERSION, control, exec,
     net::Net,
-    node::{DEFAULT_PORT, Handle, Node, now, stored_listeners},
-    options::{AdminPassword, OptionError, Options, Settings, host_name},
-    random, serve,
+    node::{DEFAULT_PORT, Handle, Node, NotStored, now, stored_listeners},
+    options::{OptionError, Options, Settings, host_name},
+    random, serve, setup,
     store::{Store, StoreError},
     time::within,
     tunnel,
@@ -26,10 +21,7 @@ use crate::{
 
 /// How long tunnelled connections may take to end by themselves when the agent stops.
 const DRAIN: Duration = Duration::from_secs(5);
-/// How long the old password of a network is accepted beside one newly given at start.
-const ROTATION_GRACE: Duration = Duration::from_secs(24 * 3600);
 const STORED_IDENTITY: &str = "identity";
-const DEFAULT_ADMIN: &str = "admin";
 
 /// Why the agent did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +43,9 @@ pub enum Error {
         "the stored identity is damaged: restore the state folder from a backup, or move it away to begin as a new node"
     )]
     Identity,
+    /// What was set up could not be stored.
+    #[error("the state cannot be written: {}", .0.0)]
+    NotStored(NotStored),
     /// The transports.
     #[error("cannot prepare the transports: {0}")]
     Transport(#[from] hive_transport::Error),
@@ -95,10 +90,12 @@ async fn serve(settings: Settings, store: Arc<Store>) -> Result<(), Error> {
     let signals = Signals::new([Signal::Term, Signal::Int])?;
     let key = identity(&store)?;
     let mut core = core(&settings, &store, &key)?;
-    apply_admin(&mut core, &settings)?;
-    apply_networks(&mut core, &settings)?;
+    let made = setup::apply(&mut core, &settings)?;
     let Net { swarm, handles, incoming } = Net::new(&key, VERSION)?;
     let mut node = Node::new(core, swarm, handles, store.clone(), settings.announce.clone())?;
+    node.store_setup().await.map_err(Error::NotStored)?;
+    // Only now: what is shown once must be what is stored.
+    made.iter().try_for_each(|secret| say(secret))?;
     start_listeners(&mut node, &settings, &store)?;
     node.wait_for_addresses().await;
     let socket = control::listen(&settings.socket)?;
@@ -127,12 +124,7 @@ async fn shut_down(handle: &Handle, tasks: [smol::Task<()>; 4]) {
         // A task that is dropped ends some time later: the process could be faster, and leave the socket's file behind.
         serving.cancel().await;
     }
-    let drained = async {
-        while handle.tunnels.streams() > 0 {
-            Timer::after(Duration::from_millis(50)).await;
-        }
-    };
-    if within(DRAIN, drained).await.is_none() {
+    if within(DRAIN, handle.tunnels.drained()).await.is_none() {
         log::warn!("{} tunnelled connections are cut off", handle.tunnels.streams());
     }
     handle.stop().await;
@@ -166,66 +158,6 @@ fn core(settings: &Settings, store: &Store, key: &Keypair) -> Result<Core, Error
         core.rename(name, now());
     }
     Ok(core)
-}
-
-/// Takes the admin account given, or makes one when there is none: nothing configured never means open.
-fn apply_admin(core: &mut Core, settings: &Settings) -> Result<(), Error> {
-    let before = core.admin().cloned();
-    let admin = match (&settings.admin, before) {
-        (Some((user, AdminPassword::Hashed(password))), _) => Admin { user: user.clone(), password: password.clone() },
-        (Some((user, AdminPassword::Plain(password))), before) => match before {
-            // Hashing again would make another salt, and end all sessions at every start.
-            Some(same) if same.user == *user && same.password.matches(password) => return Ok(()),
-            _ => Admin { user: user.clone(), password: PasswordHashed::new(password, salt())? },
-        },
-        (None, Some(_)) => return Ok(()),
-        (None, None) => generated_admin()?,
-    };
-    core.set_admin(admin);
-    Ok(())
-}
-
-fn generated_admin() -> Result<Admin, Error> {
-    let password = generated_password();
-    say(&format!("admin account: user {DEFAULT_ADMIN}, password {password} (shown once, stored only as a hash)"))?;
-    Ok(Admin { user: DEFAULT_ADMIN.to_owned(), password: PasswordHashed::new(&password, salt())? })
-}
-
-fn apply_networks(core: &mut Core, settings: &Settings) -> Result<(), Error> {
-    for (name, password) in &settings.networks {
-        match password {
-            Some(password) => join(core, name, network_secret(name, password)?)?,
-            None if core.networks(now()).iter().any(|known| known.name == *name) => {}
-            None => create(core, name)?,
-        }
-    }
-    Ok(())
-}
-
-/// Joins a network; another password than the stored one replaces it, the old one staying good for a while.
-fn join(core: &mut Core, name: &NetworkName, secret: Secret) -> Result<(), Error> {
-    let stored = core.join_secrets(name, &core.id(), now()).into_iter().next();
-    match stored {
-        Some(before) if before == secret => Ok(()),
-        Some(_) => {
-            log::warn!("network {name}: the password given differs from the stored one and replaces it");
-            core.rotate(name, secret, ROTATION_GRACE, now()).map_err(Error::Refused)
-        }
-        None => core.join_network(name, secret, now()).map_err(Error::Refused),
-    }
-}
-
-fn create(core: &mut Core, name: &NetworkName) -> Result<(), Error> {
-    let password = generated_password();
-    join(core, name, network_secret(name, &password)?)?;
-    say(&format!(
-        "network {name}: password {password} (shown once; start other nodes with --network {name}:{password})"
-    ))
-}
-
-/// 128 random bits, in letters and digits that survive being read aloud.
-fn generated_password() -> String {
-    data_encoding::BASE32_NOPAD.encode(&random::bytes::<16>()).to_lowercase()
 }
 
 /// For what is shown once and never logged.

@@ -15,6 +15,7 @@ pub mod options;
 mod peers;
 mod random;
 mod serve;
+mod setup;
 mod store;
 pub mod terminal;
 mod time;

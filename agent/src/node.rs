@@ -97,6 +97,14 @@ impl Node {
         self.handle.clone()
     }
 
+    /// Stores what was set up before the loop runs.
+    pub async fn store_setup(&mut self) -> Result<(), NotStored> {
+        let (changes, actions) = self.drain();
+        let stored = self.commit(changes).await;
+        actions.into_iter().for_each(|action| self.act(action));
+        stored
+    }
+
     /// Runs until somebody calls [`Handle::stop`].
     pub async fn run(mut self) {
         self.settle(Reply::none()).await;
@@ -184,7 +192,7 @@ impl Node {
         }
         self.unwritten.extend(changes);
         let (store, batch) = (self.store.clone(), std::mem::take(&mut self.unwritten));
-        let (batch, outcome) = smol::unblock(move || {
+        let (batch, outcome) = blocking::unblock(move || {
             let outcome = store.commit(&batch);
             (batch, outcome)
         })

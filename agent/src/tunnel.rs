@@ -18,13 +18,18 @@ use std::{
     },
 };
 
+use event_listener::Event;
 use hive_core::{ConnId, Routes};
 use hive_protocol::{ProxyId, TunnelCounts};
 use smol::channel::{self, Receiver, Sender};
 
 /// Live streams and the counters of every proxy since the agent started.
 #[derive(Default)]
-pub struct Tunnels(Mutex<Inner>);
+pub struct Tunnels {
+    inner: Mutex<Inner>,
+    /// Rings when the last stream has ended.
+    empty: Event,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -114,17 +119,17 @@ impl Counters {
 impl Tunnels {
     /// The counters of a proxy.
     pub fn counters(&self, proxy: ProxyId) -> Arc<Counters> {
-        lock(&self.0).counters.entry(proxy).or_default().clone()
+        lock(&self.inner).counters.entry(proxy).or_default().clone()
     }
 
     /// The counters of a proxy as they stand.
     pub fn counted(&self, proxy: ProxyId) -> Counted {
-        lock(&self.0).counters.get(&proxy).map(|counters| counters.counted()).unwrap_or_default()
+        lock(&self.inner).counters.get(&proxy).map(|counters| counters.counted()).unwrap_or_default()
     }
 
     /// All proxies together, those removed meanwhile too.
     pub fn totals(&self) -> TunnelCounts {
-        let inner = lock(&self.0);
+        let inner = lock(&self.inner);
         let mut totals = TunnelCounts::default();
         for counted in inner.counters.values().map(|counters| counters.counted()) {
             totals.active += counted.open;
@@ -140,7 +145,7 @@ impl Tunnels {
         let counters = self.counters(proxy);
         counters.open.fetch_add(1, Ordering::Relaxed);
         counters.total.fetch_add(1, Ordering::Relaxed);
-        let mut inner = lock(&self.0);
+        let mut inner = lock(&self.inner);
         let key = inner.next;
         inner.next += 1;
         inner.live.insert(key, Live { proxy, conn, _end: end });
@@ -149,17 +154,28 @@ impl Tunnels {
 
     /// Ends every stream that the routes no longer allow.
     pub fn enforce(&self, routes: &Routes) {
-        lock(&self.0).live.retain(|_, live| routes.allows(live.proxy, live.conn));
+        lock(&self.inner).live.retain(|_, live| routes.allows(live.proxy, live.conn));
     }
 
     /// How many streams use a connection.
     pub fn streams_on(&self, conn: ConnId) -> usize {
-        lock(&self.0).live.values().filter(|live| live.conn == conn).count()
+        lock(&self.inner).live.values().filter(|live| live.conn == conn).count()
+    }
+
+    /// Waits until no stream is left.
+    pub async fn drained(&self) {
+        loop {
+            let empty = self.empty.listen();
+            if self.streams() == 0 {
+                return;
+            }
+            empty.await;
+        }
     }
 
     /// How many streams there are.
     pub fn streams(&self) -> usize {
-        lock(&self.0).live.len()
+        lock(&self.inner).live.len()
     }
 }
 
@@ -183,7 +199,11 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.counters.open.fetch_sub(1, Ordering::Relaxed);
-        lock(&self.tunnels.0).live.remove(&self.key);
+        let mut inner = lock(&self.tunnels.inner);
+        inner.live.remove(&self.key);
+        if inner.live.is_empty() {
+            self.tunnels.empty.notify(usize::MAX);
+        }
     }
 }
 

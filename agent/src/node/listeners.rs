@@ -1,7 +1,12 @@
 //! Where the node listens: starting and replacing listeners, keeping the port that a zero was given, and telling the
 //! core under which addresses the node can be dialled.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{self, ErrorKind},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{FutureExt, StreamExt};
 use hive_core::Event;
@@ -192,29 +197,47 @@ fn key(id: ListenerId) -> ListenerKey {
     format!("{id:?}")
 }
 
-fn cannot_listen(asked: &Multiaddr, error: &TransportError<std::io::Error>) -> Failure {
-    use std::io::ErrorKind;
-    let what = |why: &str| Failure::new(FailureCode::Failed, format!("cannot listen on {asked}: {why}"));
-    match error {
-        TransportError::MultiaddrNotSupported(_) => {
-            what("no transport for this address").hint("write for example /ip4/0.0.0.0/tcp/4180")
+fn cannot_listen(asked: &Multiaddr, error: &TransportError<io::Error>) -> Failure {
+    let failed = |why: &str| Failure::new(FailureCode::Failed, format!("cannot listen on {asked}: {why}"));
+    let TransportError::Other(error) = error else {
+        return failed("no transport for this address").hint("write for example /ip4/0.0.0.0/tcp/4180");
+    };
+    match cause(error) {
+        Some(ErrorKind::AddrInUse) => {
+            failed("the port is taken").hint("stop the other program, or choose another port with --listen")
         }
-        TransportError::Other(e) => match e.kind() {
-            ErrorKind::AddrInUse => {
-                what("the port is taken").hint("stop the other program, or choose another port with --listen")
-            }
-            ErrorKind::PermissionDenied => {
-                what("not permitted").hint("ports below 1024 need root or CAP_NET_BIND_SERVICE")
-            }
-            ErrorKind::AddrNotAvailable => what("this machine has no such address"),
-            _ => what(&e.to_string()),
-        },
+        Some(ErrorKind::PermissionDenied) => {
+            failed("not permitted").hint("ports below 1024 need root or CAP_NET_BIND_SERVICE")
+        }
+        Some(ErrorKind::AddrNotAvailable) => failed("this machine has no such address"),
+        _ => Failure::new(FailureCode::Failed, error.to_string()),
     }
+}
+
+/// The system's kind of error, under what libp2p wrapped around it.
+fn cause(error: &io::Error) -> Option<ErrorKind> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = next {
+        match current.downcast_ref::<io::Error>() {
+            Some(io) if io.kind() != ErrorKind::Other => return Some(io.kind()),
+            // An `io::Error` passes over what it wraps when asked for its source.
+            Some(io) => next = io.get_ref().map(|inner| inner as _),
+            None => next = current.source(),
+        }
+    }
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrapped_error_keeps_its_cause() {
+        let wrapped = io::Error::other(io::Error::other(io::Error::new(ErrorKind::AddrInUse, "taken")));
+        assert_eq!(cause(&wrapped), Some(ErrorKind::AddrInUse));
+        assert_eq!(cause(&io::Error::other("something else")), None);
+    }
 
     #[test]
     fn a_port_once_given_is_kept() {

@@ -1,0 +1,88 @@
+//! What an agent is started with, brought into the core: the admin account and the networks.
+
+use std::time::Duration;
+
+use hive_core::{Admin, Core};
+use hive_protocol::{
+    NetworkName,
+    password::{PasswordHashed, Secret, network_secret},
+};
+
+use crate::{
+    agent::{Error, salt},
+    node::now,
+    options::{AdminPassword, Settings},
+    random,
+};
+
+/// How long the old password of a network is accepted beside one newly given at start.
+const ROTATION_GRACE: Duration = Duration::from_secs(24 * 3600);
+const DEFAULT_ADMIN: &str = "admin";
+
+/// Applies what was given; returns what was made instead, in sentences to be shown once it is stored.
+pub fn apply(core: &mut Core, settings: &Settings) -> Result<Vec<String>, Error> {
+    let mut made = Vec::new();
+    apply_admin(core, settings, &mut made)?;
+    apply_networks(core, settings, &mut made)?;
+    Ok(made)
+}
+
+/// Takes the admin account given, or makes one when there is none: nothing configured never means open.
+fn apply_admin(core: &mut Core, settings: &Settings, made: &mut Vec<String>) -> Result<(), Error> {
+    let before = core.admin().cloned();
+    let admin = match (&settings.admin, before) {
+        (Some((user, AdminPassword::Hashed(password))), _) => Admin { user: user.clone(), password: password.clone() },
+        (Some((user, AdminPassword::Plain(password))), before) => match before {
+            // Hashing again would make another salt, and end all sessions at every start.
+            Some(same) if same.user == *user && same.password.matches(password) => return Ok(()),
+            _ => Admin { user: user.clone(), password: PasswordHashed::new(password, salt())? },
+        },
+        (None, Some(_)) => return Ok(()),
+        (None, None) => generated_admin(made)?,
+    };
+    core.set_admin(admin);
+    Ok(())
+}
+
+fn generated_admin(made: &mut Vec<String>) -> Result<Admin, Error> {
+    let password = generated_password();
+    made.push(format!("admin account: user {DEFAULT_ADMIN}, password {password} (shown once, stored only as a hash)"));
+    Ok(Admin { user: DEFAULT_ADMIN.to_owned(), password: PasswordHashed::new(&password, salt())? })
+}
+
+fn apply_networks(core: &mut Core, settings: &Settings, made: &mut Vec<String>) -> Result<(), Error> {
+    for (name, password) in &settings.networks {
+        match password {
+            Some(password) => join(core, name, network_secret(name, password)?)?,
+            None if core.networks(now()).iter().any(|known| known.name == *name) => {}
+            None => create(core, name, made)?,
+        }
+    }
+    Ok(())
+}
+
+/// Joins a network; another password than the stored one replaces it, the old one staying good for a while.
+fn join(core: &mut Core, name: &NetworkName, secret: Secret) -> Result<(), Error> {
+    let stored = core.join_secrets(name, &core.id(), now()).into_iter().next();
+    match stored {
+        Some(before) if before == secret => Ok(()),
+        Some(_) => {
+            log::warn!("network {name}: the password given differs from the stored one and replaces it");
+            core.rotate(name, secret, ROTATION_GRACE, now()).map_err(Error::Refused)
+        }
+        None => core.join_network(name, secret, now()).map_err(Error::Refused),
+    }
+}
+
+fn create(core: &mut Core, name: &NetworkName, made: &mut Vec<String>) -> Result<(), Error> {
+    let password = generated_password();
+    join(core, name, network_secret(name, &password)?)?;
+    let how = format!("start other nodes with --network {name}:{password}");
+    made.push(format!("network {name}: password {password} (shown once; {how})"));
+    Ok(())
+}
+
+/// 128 random bits, in letters and digits that survive being read aloud.
+fn generated_password() -> String {
+    data_encoding::BASE32_NOPAD.encode(&random::bytes::<16>()).to_lowercase()
+}
