@@ -12,8 +12,11 @@
 //! | [`limits`] | how many connections, from whom |
 //! | [`tls`] | the libp2p TLS 1.3 handshake on rustls and ring |
 //! | [`tcp`], [`dns`] | sockets and names |
+//!
+//! `batch` makes few system calls of the many that cipher and multiplexer ask for.
 #![forbid(unsafe_code)]
 
+mod batch;
 pub mod dns;
 pub mod limits;
 pub mod streams;

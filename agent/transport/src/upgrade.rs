@@ -23,7 +23,10 @@ use libp2p::{
     yamux,
 };
 
-use crate::{dns, tcp, tls};
+use crate::{
+    batch::{Gather, ReadAhead},
+    dns, tcp, tls,
+};
 
 /// Inbound streams of one connection that may negotiate at once: a burst of 512, twice.
 const NEGOTIATING_STREAMS: usize = 1024;
@@ -117,7 +120,8 @@ impl Upgrades {
         T::Dial: Send + 'static,
         T::ListenerUpgrade: Send + 'static,
     {
-        raw.upgrade(Version::V1Lazy)
+        raw.map(|socket, _| ReadAhead::new(socket))
+            .upgrade(Version::V1Lazy)
             .authenticate(self.offer.clone())
             .multiplex(self.yamux.clone())
             .inbound_timeout(self.options.handshake_timeout)
@@ -192,7 +196,7 @@ impl Offer {
     }
 }
 
-type Secured<C> = Either<TlsStream<C>, noise::Output<C>>;
+type Secured<C> = Gather<Either<TlsStream<C>, noise::Output<C>>>;
 
 impl UpgradeInfo for Offer {
     type Info = &'static str;
@@ -215,10 +219,10 @@ where
         Box::pin(async move {
             if name == tls::PROTOCOL {
                 let (peer, stream) = self.tls.upgrade_inbound(socket, name).await?;
-                return Ok((peer, Either::Left(stream)));
+                return Ok((peer, Gather::new(Either::Left(stream))));
             }
             let (peer, stream) = self.noise.upgrade_inbound(socket, name).await?;
-            Ok((peer, Either::Right(stream)))
+            Ok((peer, Gather::new(Either::Right(stream))))
         })
     }
 }
@@ -235,10 +239,10 @@ where
         Box::pin(async move {
             if name == tls::PROTOCOL {
                 let (peer, stream) = self.tls.upgrade_outbound(socket, name).await?;
-                return Ok((peer, Either::Left(stream)));
+                return Ok((peer, Gather::new(Either::Left(stream))));
             }
             let (peer, stream) = self.noise.upgrade_outbound(socket, name).await?;
-            Ok((peer, Either::Right(stream)))
+            Ok((peer, Gather::new(Either::Right(stream))))
         })
     }
 }
