@@ -57,30 +57,24 @@ pub async fn initiate(node: Handle, connection: Connection, network: NetworkName
     let outcome = attempts(&node, &connection, &network).await;
     let conn = connection.conn;
     let event = match outcome {
-        Ok(old_password) => {
-            node.streams.admit(connection.id);
-            Event::Joined { conn, network, old_password }
-        }
+        Ok(secret) => Event::Joined { conn, network, secret },
         Err(Failed::Refused(refusal)) => Event::JoinFailed { conn, network, refusal: Some(refusal) },
         Err(Failed::Broken) => Event::JoinFailed { conn, network, refusal: None },
     };
     node.event(event).await;
 }
 
-/// Which of [`attempts`] uses our previous password. That the peer takes our current one for its previous is its affair.
-const OUR_PREVIOUS: usize = 2;
-
-/// Whether it was our previous password that proved good. While a rotation is under way the two sides may be one
-/// password apart: ours may be their previous one, or theirs our previous one.
-async fn attempts(node: &Handle, connection: &Connection, network: &NetworkName) -> Result<bool, Failed> {
+/// The secret that proved good. While a rotation is under way the two sides may be one password apart: ours may be their
+/// previous one, or theirs our previous one.
+async fn attempts(node: &Handle, connection: &Connection, network: &NetworkName) -> Result<Secret, Failed> {
     let secrets = node.join_secrets(network, connection.peer).await;
     let current = secrets.first().ok_or(Failed::Broken)?;
     let mut tries = vec![(current, 0), (current, 1)];
     tries.extend(secrets.get(1).map(|previous| (previous, 0)));
     let mut last = Failed::Broken;
-    for (index, (secret, slot)) in tries.into_iter().enumerate() {
+    for (secret, slot) in tries {
         match within(TIMEOUT, attempt(node, connection, network, secret, slot)).await.unwrap_or(Err(Failed::Broken)) {
-            Ok(()) => return Ok(index == OUR_PREVIOUS),
+            Ok(()) => return Ok(secret.clone()),
             Err(refused @ Failed::Refused(JoinRefusal::NotAccepted)) => last = refused,
             Err(other) => return Err(other),
         }
@@ -148,7 +142,7 @@ async fn answer(node: &Handle, connection: &Connection, stream: &mut Stream) -> 
     node.streams.admit(connection.id);
     send(stream, &JoinMessage::Confirm { code: *proofs.send.as_bytes() }).await?;
     let JoinMessage::Done = receive(stream).await? else { return Err(Failed::Broken) };
-    node.event(Event::Joined { conn: connection.conn, network, old_password: slot > 0 }).await;
+    node.event(Event::Joined { conn: connection.conn, network, secret }).await;
     Ok(())
 }
 

@@ -124,8 +124,8 @@ pub enum Event {
         conn: ConnId,
         /// Network.
         network: NetworkName,
-        /// Whether the password before the last rotation was used.
-        old_password: bool,
+        /// The secret that was proven. The password may have been changed while the proof was on its way.
+        secret: Secret,
     },
     /// A join begun by [`Output::Join`] failed.
     JoinFailed {

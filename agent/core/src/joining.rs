@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hive_protocol::{NetworkName, NodeId, peer::JoinRefusal};
+use hive_protocol::{NetworkName, NodeId, password::Secret, peer::JoinRefusal};
 
 use crate::{
     ConnId, Core, Now, Output,
@@ -69,16 +69,13 @@ impl Core {
         self.path.dial_failed(peer, reason, now.mono, &mut self.dice);
     }
 
-    pub(crate) fn joined(&mut self, conn: ConnId, network: &NetworkName, old_password: bool, now: Now) {
+    pub(crate) fn joined(&mut self, conn: ConnId, network: &NetworkName, secret: &Secret, now: Now) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let peer = connection.peer;
         let Some(room) = self.networks.get_mut(network).filter(|n| !n.banned.contains(&peer)) else { return };
-        if old_password && room.old_until().is_none_or(|until| until <= now.wall) {
-            return self.joined_too_late(conn, network);
-        }
+        let Some(proof) = room.proof(secret, now.wall) else { return self.joined_too_late(conn, network) };
         room.taken_in(&peer);
         let asked = connection.asks.remove(network) == Some(Ask::Running);
-        let proof = if old_password { Proof::Old } else { Proof::Current };
         let before = connection.joined.insert(network.clone(), proof);
         let early = connection.take_early(network);
         if before.is_none() {
@@ -92,7 +89,7 @@ impl Core {
         early.into_iter().for_each(|message| self.synced(conn, message, now));
     }
 
-    /// The grace of the password that was proven ended while the proof was on its way.
+    /// The password that was proven ended while the proof was on its way.
     fn joined_too_late(&mut self, conn: ConnId, network: &NetworkName) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.asks.remove(network);

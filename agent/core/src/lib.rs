@@ -155,7 +155,7 @@ impl Core {
             }
             Event::Disconnected { conn } => self.disconnected(conn, now),
             Event::DialFailed { peer, reason } => self.dial_failed(peer, reason, now),
-            Event::Joined { conn, network, old_password } => self.joined(conn, &network, old_password, now),
+            Event::Joined { conn, network, secret } => self.joined(conn, &network, &secret, now),
             Event::JoinFailed { conn, network, refusal } => self.join_failed(conn, &network, refusal, now),
             Event::JoinRefused { network } => self.join_refused(&network, now),
             Event::Sync { conn, message } => self.synced(conn, message, now),

@@ -13,7 +13,7 @@ use hive_protocol::{
     password::Secret,
 };
 
-use crate::{Change, Now, StoredNetwork, outbox::Dice, outbox::Outbox};
+use crate::{Change, Now, StoredNetwork, connections::Proof, outbox::Dice, outbox::Outbox};
 
 /// Most networks of a node.
 const MOST: usize = 64;
@@ -67,6 +67,15 @@ impl Network {
     /// Until when the password before the last rotation is accepted.
     pub fn old_until(&self) -> Option<Timestamp> {
         self.previous.as_ref().map(|(_, until)| *until)
+    }
+
+    /// What the knowledge of a secret proves at this moment; nothing when its time is over.
+    pub fn proof(&self, secret: &Secret, now: Timestamp) -> Option<Proof> {
+        if *secret == self.secret {
+            return Some(Proof::Current);
+        }
+        let previous = self.previous.as_ref().filter(|(old, until)| old == secret && *until > now);
+        previous.map(|_| Proof::Old)
     }
 
     /// Secrets to prove to a peer, or by which to judge its proof: the current one, then the previous one in grace.

@@ -153,7 +153,7 @@ impl Bench {
     /// A connection that has joined `lab`.
     pub fn member(&mut self, peer: u8) -> ConnId {
         let conn = self.connect(peer, false);
-        self.tell(Event::Joined { conn, network: lab(), old_password: false });
+        self.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
         conn
     }
 

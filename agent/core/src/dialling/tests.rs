@@ -111,7 +111,7 @@ fn who_waits_for_a_peer_gets_a_dial_at_once() {
 fn a_lost_connection_is_dialled_again_at_once() {
     let mut bench = knowing(1);
     let conn = bench.connect(1, true);
-    bench.tell(Event::Joined { conn, network: lab(), old_password: false });
+    bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
     bench.pass(secs(40));
     bench.tell(Event::Disconnected { conn });
     bench.pass(millis(310));
@@ -159,7 +159,7 @@ fn of_two_connections_the_oldest_direct_one_stays() {
     let mut bench = Bench::new();
     let conns = [true, false, false].map(|relayed| bench.connect_over(smaller, false, relayed));
     for conn in conns {
-        bench.tell(Event::Joined { conn, network: lab(), old_password: false });
+        bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
     }
     bench.pass(secs(29));
     assert!(bench.idle_closes().is_empty());

@@ -68,7 +68,7 @@ fn nobody_asks_again_once_joined() {
     let helper = bench.member(9);
     bench.hear_of(helper, 1, 5);
     let conn = bench.connect(1, false);
-    bench.tell(Event::Joined { conn, network: lab(), old_password: false });
+    bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
     bench.pass(secs(5));
     assert!(bench.joins().is_empty());
 }
@@ -104,7 +104,7 @@ fn a_member_that_refuses_is_asked_ever_more_rarely_and_shown() {
     refuse(&mut bench, conn);
     let problems = bench.core.problems(bench.now);
     assert!(problems.iter().any(|p| p.what.contains("not let in to network lab by peer1")), "{problems:?}");
-    bench.tell(Event::Joined { conn, network: lab(), old_password: false });
+    bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
     assert!(bench.core.problems(bench.now).is_empty());
 }
 
@@ -114,7 +114,7 @@ fn a_message_that_overtakes_the_join_is_not_lost() {
     let conn = bench.connect(1, false);
     bench.hear_of(conn, 1, 5);
     assert_eq!(bench.names(), ["bench"], "not before the join");
-    bench.tell(Event::Joined { conn, network: lab(), old_password: false });
+    bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
     assert_eq!(bench.names(), ["bench", "peer1"]);
 }
 
@@ -125,7 +125,7 @@ fn whoever_knows_that_both_joined_compares_tables() {
     assert!(matches!(bench.sent()[..], [(conn, SyncMessage::Compare { .. })] if conn == asked_by_peer));
     bench.hear_of(asked_by_peer, 2, 5);
     let asked_here = bench.connect(2, true);
-    bench.tell(Event::Joined { conn: asked_here, network: lab(), old_password: false });
+    bench.tell(Event::Joined { conn: asked_here, network: lab(), secret: secret(1) });
     assert!(bench.sent().is_empty(), "the other side knows first");
     bench.pass(secs(1));
     assert!(bench.sent().iter().any(|(conn, m)| *conn == asked_here && matches!(m, SyncMessage::Compare { .. })));
@@ -139,7 +139,7 @@ fn joins_by_the_old_password_end_with_its_grace() {
     assert_eq!(bench.core.join_secrets(&lab(), &id(1), bench.now), [secret(2), secret(1)]);
     bench.pass(secs(3));
     assert_eq!(bench.joins().len(), 2, "both are asked for the new one");
-    bench.tell(Event::Joined { conn: early, network: lab(), old_password: false });
+    bench.tell(Event::Joined { conn: early, network: lab(), secret: secret(2) });
     refuse(&mut bench, late);
     assert!(bench.core.routes().joined(late, &lab()), "in grace");
     bench.pass(secs(60));
@@ -155,9 +155,22 @@ fn a_proof_that_comes_after_the_grace_admits_nobody() {
     let late = bench.connect(1, false);
     bench.core.rotate(&lab(), secret(2), secs(2), bench.now).unwrap();
     bench.pass(secs(3));
-    bench.tell(Event::Joined { conn: late, network: lab(), old_password: true });
+    bench.tell(Event::Joined { conn: late, network: lab(), secret: secret(1) });
     assert!(!bench.core.routes().joined(late, &lab()));
     assert_eq!(bench.closes(), [late]);
+}
+
+#[test]
+fn a_proof_of_a_password_that_was_just_replaced_is_worth_its_grace() {
+    for (grace, admitted) in [(secs(0), false), (secs(60), true)] {
+        let mut bench = Bench::new();
+        let conn = bench.connect(1, false);
+        bench.core.rotate(&lab(), secret(2), grace, bench.now).unwrap();
+        bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
+        assert_eq!(bench.core.routes().joined(conn, &lab()), admitted);
+        bench.pass(secs(61));
+        assert!(!bench.core.routes().joined(conn, &lab()));
+    }
 }
 
 #[test]
@@ -190,7 +203,7 @@ fn a_registration_dials_joins_and_tells_the_name() {
     assert_eq!(bench.dials(), [id(1)]);
     let conn = bench.connect(1, true);
     assert_eq!(bench.joins(), [conn]);
-    bench.tell(Event::Joined { conn, network: lab(), old_password: false });
+    bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
     assert!(registered(&bench).is_empty(), "its own record tells its name");
     bench.hear_of(conn, 1, 5);
     assert_eq!(registered(&bench), [Ok(2)]);

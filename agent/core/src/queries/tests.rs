@@ -107,7 +107,7 @@ fn the_best_path_is_direct_then_old() {
     let direct = bench.connect_over(1, false, false);
     let newer = bench.connect_over(1, false, false);
     for conn in [relayed, direct, newer] {
-        bench.tell(Event::Joined { conn, network: lab(), old_password: false });
+        bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
     }
     assert_eq!(bench.core.routes().path(&lab(), &id(1)), Some(direct));
     bench.tell(Event::Disconnected { conn: direct });

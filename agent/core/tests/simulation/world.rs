@@ -365,7 +365,7 @@ impl World {
         }
     }
 
-    /// The key exchange, in essence: both learn whether they share a password, and which.
+    /// The key exchange, in essence: both learn whether they share a password, and which one.
     fn join_arrived(&mut self, conn: ConnId, network: NetworkName, theirs: &[Secret]) {
         let Some(here) = self.ends.get(&conn).copied() else { return };
         let Some(there) = self.ends.get(&here.other).copied() else { return };
@@ -374,21 +374,21 @@ impl World {
         let source = Source { peer: Some(self.nodes[there.node].id), ip: None };
         let asked = self.command(here.node, |core, now| core.attempt(&purpose, source, now));
         let ours = self.core(here.node).join_secrets(&network, &self.nodes[there.node].id, self.now(here.node));
-        let shared = theirs.iter().enumerate().find_map(|(i, s)| Some((i, ours.iter().position(|o| o == s)?)));
+        let shared = theirs.iter().find(|secret| ours.contains(secret)).cloned();
         let to_them = match (asked, shared) {
             (Some(Err(_)), _) => refused(here.other, &network, JoinRefusal::TryLater),
             (_, None) => {
                 self.tell(here.node, Event::JoinRefused { network: network.clone() });
                 refused(here.other, &network, JoinRefusal::NotAccepted)
             }
-            (_, Some((their_slot, our_slot))) => {
+            (_, Some(secret)) => {
                 self.command(here.node, |core, now| core.succeeded(&purpose, source, now));
                 // The last step of the exchange may be overtaken by the first message of table sync.
                 let late = way * 2 + Duration::from_millis(3);
-                let event = Event::Joined { conn, network: network.clone(), old_password: our_slot == 1 };
+                let event = Event::Joined { conn, network: network.clone(), secret: secret.clone() };
                 let life = self.nodes[here.node].life;
                 self.later(late, Happening::Tell { node: here.node, life, event });
-                Event::Joined { conn: here.other, network: network.clone(), old_password: their_slot == 1 }
+                Event::Joined { conn: here.other, network: network.clone(), secret }
             }
         };
         let life = self.nodes[there.node].life;
