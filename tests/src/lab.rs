@@ -72,6 +72,11 @@ impl Lab {
         None
     }
 
+    /// A lab on loopback in any case, for a test whose own process is one of the hosts.
+    pub fn loopback() -> Lab {
+        Lab::build(false)
+    }
+
     fn build(namespaces: bool) -> Lab {
         if namespaces {
             notice::say("LAB: network namespaces");

@@ -6,7 +6,7 @@ use async_io::Async;
 use futures::io::{AsyncRead, AsyncWrite};
 use hive_core::{ConnId, Source};
 use hive_protocol::{
-    ProxyId, VERSION_CURRENT, VERSION_MIN,
+    NetworkName, NodeId, ProxyId, VERSION_CURRENT, VERSION_MIN,
     frame::{CONTROL_MAX, DecodeError},
     message::{ClientMessage, Failure, FailureCode, Response, ServerMessage},
     negotiate,
@@ -27,6 +27,9 @@ use crate::{
 const GREETING: Duration = Duration::from_secs(10);
 /// For a person to type a password. A stranger's connection is closed earlier, by the core.
 const LOGIN: Duration = Duration::from_secs(120);
+
+/// Largest frame from a caller that has shown nothing, in bytes: a greeting and the steps of a login are far smaller.
+const STRANGER_MAX: usize = 4 * 1024;
 
 /// Where a stream comes from.
 #[derive(Debug, Clone, Copy)]
@@ -122,16 +125,23 @@ impl<S: Bytes> Control<S> {
             return self.refuse(Failure::new(FailureCode::Usage, "a control stream begins with a greeting")).await;
         };
         let Some(version) = negotiate(min, max) else { return self.refuse(no_common_version(min, max)).await };
-        match forward::target(self.node.clone(), node, network.clone()).await {
+        match self.target(node, network.clone()).await {
             Ok(None) => {}
-            Ok(Some(target)) if matches!(self.caller, Caller::Local { .. }) => {
-                return forward::run(self, target, network, (min, max)).await;
-            }
-            Ok(Some(_)) => return self.refuse(second_hop()).await,
+            Ok(Some(target)) => return forward::run(self, target, network, (min, max)).await,
             Err(failure) => return self.refuse(failure).await,
         }
         let challenge = self.welcome(version).await?;
         self.requests(challenge).await
+    }
+
+    /// The other node that a greeting means. To a peer nothing is looked up: the answer would tell a stranger who is
+    /// known here.
+    async fn target(&mut self, who: Option<String>, network: Option<NetworkName>) -> Result<Option<NodeId>, Failure> {
+        match self.caller {
+            Caller::Local { .. } => forward::target(self.node.clone(), who, network).await,
+            Caller::Remote { .. } if who.is_none_or(|who| who == self.node.id.to_string()) => Ok(None),
+            Caller::Remote { .. } => Err(second_hop()),
+        }
     }
 
     async fn welcome(&mut self, version: u16) -> Result<[u8; 32], End> {
@@ -163,7 +173,8 @@ impl<S: Bytes> Control<S> {
 
     /// The next message; before a login only for a while, after it until the session ends.
     async fn next(&mut self) -> Result<ClientMessage, End> {
-        let read = async { Ok(frames::read(&mut self.stream, CONTROL_MAX).await?) };
+        let most = if matches!(self.authority, Authority::None) { STRANGER_MAX } else { CONTROL_MAX };
+        let read = async { Ok(frames::read(&mut self.stream, most).await?) };
         match &self.authority {
             Authority::None => within(LOGIN, read).await.unwrap_or(Err(End::Silent)),
             Authority::Local => read.await,
@@ -177,8 +188,9 @@ impl<S: Bytes> Control<S> {
         }
     }
 
+    /// A message of a caller that has shown nothing.
     async fn read(&mut self) -> Result<ClientMessage, End> {
-        Ok(frames::read(&mut self.stream, CONTROL_MAX).await?)
+        Ok(frames::read(&mut self.stream, STRANGER_MAX).await?)
     }
 
     pub(super) async fn say(&mut self, message: &ServerMessage) -> Result<(), End> {
