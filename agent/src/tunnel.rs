@@ -11,7 +11,7 @@ pub mod ingress;
 pub mod listen;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -36,6 +36,8 @@ struct Inner {
     next: u64,
     live: BTreeMap<u64, Live>,
     counters: BTreeMap<ProxyId, Arc<Counters>>,
+    /// Bytes in and out of proxies that are no more.
+    gone: (u64, u64),
 }
 
 struct Live {
@@ -130,7 +132,8 @@ impl Tunnels {
     /// All proxies together, those removed meanwhile too.
     pub fn totals(&self) -> TunnelCounts {
         let inner = lock(&self.inner);
-        let mut totals = TunnelCounts::default();
+        let (bytes_in, bytes_out) = inner.gone;
+        let mut totals = TunnelCounts { active: 0, bytes_in, bytes_out };
         for counted in inner.counters.values().map(|counters| counters.counted()) {
             totals.active += counted.open;
             totals.bytes_in += counted.bytes_in;
@@ -155,6 +158,17 @@ impl Tunnels {
     /// Ends every stream that the routes no longer allow.
     pub fn enforce(&self, routes: &Routes) {
         lock(&self.inner).live.retain(|_, live| routes.allows(live.proxy, live.conn));
+    }
+
+    /// Forgets the counters of every proxy but these; what the others carried stays in the totals.
+    pub fn keep_only(&self, proxies: &BTreeSet<ProxyId>) {
+        let mut inner = lock(&self.inner);
+        let removed: Vec<ProxyId> = inner.counters.keys().filter(|id| !proxies.contains(id)).copied().collect();
+        for counters in removed.iter().filter_map(|id| inner.counters.remove(id)).collect::<Vec<_>>() {
+            let counted = counters.counted();
+            inner.gone.0 += counted.bytes_in;
+            inner.gone.1 += counted.bytes_out;
+        }
     }
 
     /// How many streams use a connection.
@@ -209,4 +223,19 @@ impl Drop for Entry {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_removed_proxy_carried_stays_in_the_totals() {
+        let tunnels = Tunnels::default();
+        tunnels.counters(1).received(10);
+        tunnels.counters(2).sent(5);
+        tunnels.keep_only(&BTreeSet::from([2]));
+        assert_eq!(tunnels.counted(1), Counted::default());
+        assert_eq!(tunnels.totals(), TunnelCounts { active: 0, bytes_in: 10, bytes_out: 5 });
+    }
 }

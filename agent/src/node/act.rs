@@ -69,6 +69,7 @@ impl Node {
         let routes = self.core.routes();
         self.handle.routes.set(routes.clone());
         self.handle.tunnels.enforce(&routes);
+        self.handle.tunnels.keep_only(&self.core.proxies().map(|spec| spec.id).collect());
         self.expel_former_members(&routes);
     }
 

@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const RETRY_BIND: Duration = Duration::from_secs(3);
 /// After an error of `accept`: most likely there are no file descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Connections that wait to be accepted; the kernel may cap it lower (`net.core.somaxconn`).
+const BACKLOG: i32 = 1024;
 /// Connections of one proxy at once; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 4096;
 
@@ -50,7 +52,7 @@ pub struct Prepared(Arc<Mutex<BTreeMap<SocketAddr, Async<TcpListener>>>>);
 impl Prepared {
     /// Binds now what a proxy is about to listen on.
     pub fn bind(&self, address: SocketAddr) -> io::Result<()> {
-        let socket = Async::<TcpListener>::bind(address)?;
+        let socket = open_port(address)?;
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(address, socket);
         Ok(())
     }
@@ -118,11 +120,19 @@ async fn listen(node: Handle, spec: Arc<ProxySpec>, prepared: Option<Async<TcpLi
     }
 }
 
+/// Binds a port, with room for a burst of connections before the first is taken.
+fn open_port(address: SocketAddr) -> io::Result<Async<TcpListener>> {
+    let socket = Async::<TcpListener>::bind(address)?;
+    // A second `listen` only changes the queue's length; the standard library asks for 128.
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
 /// Binds, however long it takes.
 async fn bind(address: SocketAddr, counters: &Counters) -> Async<TcpListener> {
     let mut told = false;
     loop {
-        match Async::<TcpListener>::bind(address) {
+        match open_port(address) {
             Ok(socket) => return socket,
             Err(e) => {
                 if !std::mem::replace(&mut told, true) {
