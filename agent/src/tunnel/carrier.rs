@@ -1,6 +1,6 @@
 //! Frames on a carrier: [`hive_protocol::tunnel`] with I/O, over any ordered byte stream.
 
-use std::io;
+use std::{io, ops::Range};
 
 use futures::{AsyncReadExt, AsyncWriteExt, io::AsyncRead, io::AsyncWrite};
 use hive_protocol::{
@@ -74,16 +74,67 @@ pub async fn write_empty(carrier: &mut (impl AsyncWrite + Unpin), kind: Kind) ->
     write(carrier, &Header { kind, len: 0 }.to_bytes()).await
 }
 
-/// Writes EOF after `sent` bytes of DATA.
-pub async fn write_eof(carrier: &mut (impl AsyncWrite + Unpin), sent: u64) -> io::Result<()> {
-    write(carrier, &tunnel::encode_eof(sent)).await
+/// The writing half of a carrier. A frame whose writing was given up half-way is finished before the next: otherwise
+/// the peer would take a RESET for bytes of the connection.
+pub struct Writer<W> {
+    carrier: W,
+    /// The frame being written and the part of it that is left.
+    unfinished: Option<(Buffer, Range<usize>)>,
 }
 
-/// Writes the `len` bytes that stand behind the header's place in `buffer` as one DATA frame, in one piece.
-pub async fn write_data(carrier: &mut (impl AsyncWrite + Unpin), buffer: &mut Buffer, len: usize) -> io::Result<()> {
-    let len = len.min(DATA_MAX);
-    buffer[..HEADER_LEN].copy_from_slice(&Header { kind: Kind::Data, len }.to_bytes());
-    write(carrier, &buffer[..HEADER_LEN + len]).await
+impl<W: AsyncWrite + Unpin> Writer<W> {
+    /// A writer at the beginning of a frame.
+    pub fn new(carrier: W) -> Self {
+        Self { carrier, unfinished: None }
+    }
+
+    /// Writes the `len` bytes that stand behind the header's place in `buffer` as one DATA frame, in one piece.
+    pub async fn data(&mut self, mut buffer: Buffer, len: usize) -> io::Result<()> {
+        let len = len.min(DATA_MAX);
+        buffer[..HEADER_LEN].copy_from_slice(&Header { kind: Kind::Data, len }.to_bytes());
+        self.frame(buffer, HEADER_LEN + len).await
+    }
+
+    /// Writes EOF after `sent` bytes of DATA.
+    pub async fn eof(&mut self, sent: u64) -> io::Result<()> {
+        self.short(&tunnel::encode_eof(sent)).await
+    }
+
+    /// Writes RESET.
+    pub async fn reset(&mut self) -> io::Result<()> {
+        self.short(&Header { kind: Kind::Reset, len: 0 }.to_bytes()).await
+    }
+
+    /// Closes the carrier.
+    pub async fn close(&mut self) -> io::Result<()> {
+        self.carrier.close().await
+    }
+
+    async fn short(&mut self, frame: &[u8]) -> io::Result<()> {
+        let mut buffer = Buffer::take();
+        buffer[..frame.len()].copy_from_slice(frame);
+        self.frame(buffer, frame.len()).await
+    }
+
+    async fn frame(&mut self, buffer: Buffer, len: usize) -> io::Result<()> {
+        self.finish().await?;
+        self.unfinished = Some((buffer, 0..len));
+        self.finish().await?;
+        self.carrier.flush().await
+    }
+
+    async fn finish(&mut self) -> io::Result<()> {
+        while let Some((buffer, left)) = &mut self.unfinished {
+            match self.carrier.write(&buffer[left.clone()]).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => left.start += written,
+            }
+            if left.start == left.end {
+                self.unfinished = None;
+            }
+        }
+        Ok(())
+    }
 }
 
 async fn write(carrier: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {

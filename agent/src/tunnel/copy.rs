@@ -21,7 +21,7 @@ use smol::future::{or, try_zip};
 use super::{
     Counters,
     buffers::Buffer,
-    carrier::{self, CarrierError},
+    carrier::{self, CarrierError, Writer},
 };
 use crate::time::within;
 
@@ -53,7 +53,7 @@ pub enum Broken {
 /// Local bytes are sent at once, whether or not the peer has answered yet.
 pub async fn run<R, W>(
     local: Async<TcpStream>,
-    (mut reader, mut writer): (R, W),
+    (mut reader, writer): (R, W),
     counters: &Counters,
     ended: impl Future<Output = ()>,
     peer: Peer,
@@ -62,6 +62,7 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
+    let mut writer = Writer::new(writer);
     let inbound = async {
         if peer == Peer::Asked {
             accepted(&mut reader).await?;
@@ -99,11 +100,11 @@ async fn accepted(reader: &mut (impl AsyncRead + Unpin)) -> Result<(), Broken> {
 }
 
 /// Closes both sides in the way the outcome asks for.
-async fn finish(local: Async<TcpStream>, writer: &mut (impl AsyncWrite + Unpin), outcome: &Result<(), Broken>) {
+async fn finish(local: Async<TcpStream>, writer: &mut Writer<impl AsyncWrite + Unpin>, outcome: &Result<(), Broken>) {
     let last_words = async {
         match outcome {
             Ok(()) => writer.close().await,
-            Err(Broken::Local(_) | Broken::Ended) => carrier::write_empty(writer, Kind::Reset).await,
+            Err(Broken::Local(_) | Broken::Ended) => writer.reset().await,
             Err(Broken::Remote | Broken::Refused(_) | Broken::Carrier(_)) => Ok(()),
         }
     };
@@ -125,16 +126,16 @@ pub fn abort(socket: &Async<TcpStream>) {
 /// Local bytes to DATA frames, the local FIN to EOF.
 async fn to_peer(
     local: &Async<TcpStream>,
-    writer: &mut (impl AsyncWrite + Unpin),
+    writer: &mut Writer<impl AsyncWrite + Unpin>,
     counters: &Counters,
 ) -> Result<(), Broken> {
     let mut sent = 0;
     loop {
-        let (mut buffer, len) = read_some(local).await.map_err(Broken::Local)?;
+        let (buffer, len) = read_some(local).await.map_err(Broken::Local)?;
         if len == 0 {
-            return Ok(carrier::write_eof(writer, sent).await.map_err(CarrierError::from)?);
+            return Ok(writer.eof(sent).await.map_err(CarrierError::from)?);
         }
-        carrier::write_data(writer, &mut buffer, len).await.map_err(CarrierError::from)?;
+        writer.data(buffer, len).await.map_err(CarrierError::from)?;
         sent += len as u64;
         counters.sent(len);
     }
@@ -202,4 +203,80 @@ async fn pass_on(reader: &mut (impl AsyncRead + Unpin), local: &Async<TcpStream>
 /// The application closed its socket for good before our FIN: nothing is left to end.
 fn ignore_not_connected(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write,
+        net::TcpListener,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use hive_protocol::tunnel::Header;
+    use smol::channel::Sender;
+
+    use super::*;
+
+    /// Takes `room` bytes, then none until it has said so, then everything.
+    struct Stalling {
+        taken: Vec<u8>,
+        room: usize,
+        stalled: Sender<()>,
+    }
+
+    impl AsyncWrite for &mut Stalling {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            let n = bytes.len().min(self.room);
+            self.taken.extend(&bytes[..n]);
+            self.room -= n;
+            if n > 0 {
+                return Poll::Ready(Ok(n));
+            }
+            self.room = usize::MAX;
+            self.stalled.try_send(()).unwrap();
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// A peer that says nothing.
+    struct Silence;
+
+    impl AsyncRead for Silence {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut [u8]) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+    }
+
+    fn connected() -> (TcpStream, Async<TcpStream>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let application = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (application, Async::new(listener.accept().unwrap().0).unwrap())
+    }
+
+    #[test]
+    fn a_reset_never_stands_inside_a_data_frame() {
+        let (mut application, local) = connected();
+        application.write_all(&[b'x'; 100]).unwrap();
+        let (stalled, stalls) = smol::channel::bounded(1);
+        let mut carrier = Stalling { taken: Vec::new(), room: 50, stalled };
+        let lost = async {
+            let _ = stalls.recv().await;
+        };
+        let counters = Counters::default();
+        let outcome = smol::block_on(run(local, (Silence, &mut carrier), &counters, lost, Peer::Ready));
+        assert!(matches!(outcome, Err(Broken::Ended)));
+        let data = Header { kind: Kind::Data, len: 100 }.to_bytes();
+        let reset = Header { kind: Kind::Reset, len: 0 }.to_bytes();
+        assert_eq!(carrier.taken, [&data[..], &[b'x'; 100], &reset].concat());
+    }
 }
