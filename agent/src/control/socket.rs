@@ -8,16 +8,20 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use async_io::{Async, Timer};
+use smol::lock::{Semaphore, SemaphoreGuardArc};
 
 use super::server;
 use crate::{exec, node::Handle};
 
-/// Control streams of local programs at once.
-const MAX_CLIENTS: usize = 128;
+/// Control streams at once of local programs that need no login, and of those that do. Apart, so that no other user of
+/// the machine keeps the owner out; nobody waits, or one kind would wait for the other.
+const MAX_OWN: usize = 128;
+const MAX_OTHERS: usize = 64;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the socket cannot be had.
@@ -79,19 +83,21 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
 impl Socket {
     /// Serves local programs for as long as the node lives.
     pub async fn serve(self, node: Handle) {
-        let clients = smol::lock::Semaphore::new(MAX_CLIENTS);
-        let clients = std::sync::Arc::new(clients);
+        let places = Places::default();
         loop {
-            let place = clients.acquire_arc().await;
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let node = node.clone();
-                    let served = async move {
-                        let trusted = is_trusted(&stream);
-                        server::local(node, stream, trusted).await;
-                        drop(place);
+                    let trusted = is_trusted(&stream);
+                    let Some(place) = places.take(trusted) else {
+                        log::debug!("control socket: too many local programs, one is turned away");
+                        continue;
                     };
-                    exec::spawn(served).detach();
+                    let served = server::local(node.clone(), stream, trusted);
+                    exec::spawn(async move {
+                        served.await;
+                        drop(place);
+                    })
+                    .detach();
                 }
                 Err(e) => {
                     log::warn!("control socket: {e}");
@@ -102,8 +108,42 @@ impl Socket {
     }
 }
 
+/// Room for local programs.
+struct Places {
+    own: Arc<Semaphore>,
+    others: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        let room = |most| Arc::new(Semaphore::new(most));
+        Self { own: room(MAX_OWN), others: room(MAX_OTHERS) }
+    }
+}
+
+impl Places {
+    fn take(&self, trusted: bool) -> Option<SemaphoreGuardArc> {
+        if trusted { self.own.try_acquire_arc() } else { self.others.try_acquire_arc() }
+    }
+}
+
 /// Root and the agent's own user need no login (SO_PEERCRED, `unix(7)`).
 fn is_trusted(stream: &Async<UnixStream>) -> bool {
     let Ok(peer) = rustix::net::sockopt::socket_peercred(stream) else { return false };
     peer.uid.is_root() || peer.uid == rustix::process::geteuid()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_crowd_of_other_users_keeps_the_owner_out() {
+        let places = Places::default();
+        let crowd: Vec<_> = std::iter::from_fn(|| places.take(false)).collect();
+        assert_eq!(crowd.len(), MAX_OTHERS);
+        assert!(places.take(true).is_some());
+        drop(crowd);
+        assert!(places.take(false).is_some());
+    }
 }
