@@ -6,6 +6,7 @@ pub mod agent;
 pub mod check;
 pub mod control;
 mod exec;
+pub mod files;
 mod frames;
 mod join;
 pub mod memory;

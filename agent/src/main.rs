@@ -6,7 +6,7 @@ use std::{
 };
 
 use hive_agent::{
-    COMMIT, TARGET, VERSION, agent, check, memory,
+    COMMIT, TARGET, VERSION, agent, check, files, memory,
     options::{Command, Options},
     terminal,
 };
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     };
     start_log(&options);
     memory::give_back_large_blocks();
+    files::raise_limit();
     let outcome = match &options.command {
         _ if options.version => say(&format!("hive-agent {VERSION} {TARGET} {COMMIT}")),
         Some(Command::HashPassword(_)) => hash_password(),
