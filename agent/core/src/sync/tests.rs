@@ -118,3 +118,20 @@ fn a_list_speaks_of_its_own_range_alone() {
     let answer = compare(&ours, &[list]).unwrap();
     assert!(matches!(answer.messages[..], [SyncMessage::Records { .. }]), "ours is sent, theirs is not wanted");
 }
+
+#[test]
+fn ranges_that_overlap_are_improper() {
+    let table = Table::new(lab(), id(0));
+    let range = |prefix, depth| digest(&table, prefix, depth);
+    let nibble = |n: u64| n << 60;
+    assert!(compare(&table, &[range(nibble(1), 1), range(nibble(2), 1), range(nibble(0xf), 1)]).is_ok());
+    for overlapping in [
+        [range(0, 0), range(0, 0)],
+        [range(nibble(1), 1), range(nibble(1), 1)],
+        [range(nibble(1), 1), range(nibble(1) | 1 << 56, 2)],
+        [range(nibble(2), 1), range(nibble(1), 1)],
+        [range(7, 16), range(7, 16)],
+    ] {
+        assert!(compare(&table, &overlapping).is_err());
+    }
+}
