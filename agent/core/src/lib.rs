@@ -6,7 +6,7 @@
 //! (`hive-agent`) holds no policy.
 //!
 //! Each room decides one thing and knows nothing of the others: `membership` (networks and their secrets), `peers` and
-//! `sync` (the table), `own` (this node's record), `connections`, `path` (whom to dial), `routes` (proxies and
+//! `sync` (the table), `newcomers` (how fast it grows), `own` (this node's record), `connections`, `path` (whom to dial), `routes` (proxies and
 //! admission), `register`, `session`, `guard`. [`Core`] only carries news between them.
 
 #![forbid(unsafe_code)]
@@ -19,6 +19,7 @@ mod event;
 mod guard;
 mod joining;
 mod membership;
+mod newcomers;
 mod outbox;
 mod own;
 mod path;
@@ -33,9 +34,13 @@ mod tables;
 #[cfg(test)]
 mod testing;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use hive_protocol::NetworkName;
+use hive_protocol::{NetworkName, NodeId};
 
 pub use event::*;
 pub use queries::ConnectionInfo;
@@ -75,6 +80,9 @@ pub struct Core {
     guards: Guards,
     /// When each network's table is compared with that of some member.
     gossip_at: BTreeMap<NetworkName, Duration>,
+    /// Records of others that say something new and are not stored yet.
+    unsaved: BTreeSet<(NetworkName, NodeId)>,
+    saved: Duration,
     flush_at: Option<Duration>,
     flushed: Duration,
     lapse_at: Duration,
@@ -103,6 +111,8 @@ impl Core {
             sessions: Sessions::new(stored.admin, stored.sessions, fake_key),
             guards: Guards::default(),
             gossip_at: BTreeMap::new(),
+            unsaved: BTreeSet::new(),
+            saved: now.mono.saturating_sub(tables::SAVE),
             flush_at: None,
             flushed: now.mono,
             lapse_at: now.mono,
@@ -136,6 +146,7 @@ impl Core {
             self.registrations.next(),
             self.gossip_at.values().min().copied(),
             self.flush_at,
+            self.next_save(),
             Some(self.lapse_at),
         ];
         let walls = walls.into_iter().flatten().map(|at| self.clock.mono_at(at));
@@ -185,6 +196,7 @@ impl Core {
         self.compare_due(now);
         self.expire(now);
         self.review_paths(now);
+        self.save_due(now);
         self.flush_due(now);
         self.publish_routes();
     }
