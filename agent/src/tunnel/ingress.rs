@@ -15,7 +15,7 @@ use hive_protocol::{
 use hive_transport::streams::Stream;
 
 use super::{
-    Counters,
+    Cause, Counters,
     carrier::{self, CarrierError},
     copy::{self, Broken, Peer},
 };
@@ -38,7 +38,7 @@ pub async fn serve(node: Handle, connection: Connection, mut stream: Stream) {
     match admit(&node, &connection, &open) {
         Ok(spec) => carry(&node, &connection, &spec, stream).await,
         Err(refusal) => {
-            log::info!(
+            log::debug!(
                 "refused {} port {} -> {}: {}",
                 connection.peer,
                 open.origin_port,
@@ -76,15 +76,15 @@ async fn carry(node: &Handle, connection: &Connection, spec: &ProxySpec, mut str
     let local = match connect(&spec.host, spec.port).await {
         Ok(local) => local,
         Err(text) => {
-            counters.failed(&text);
+            counters.failed(Cause::Target, &text);
             return refuse(&mut stream, &Refusal { reason: RefuseReason::Target, text }).await;
         }
     };
     counters.succeeded();
     if let Err(broken) = pump(stream, local, &counters, entry.ended()).await {
         log::debug!("proxy {}: {broken}", spec.id);
-        if matches!(broken, Broken::Carrier(_)) {
-            counters.failed(broken.to_string());
+        if let Some(cause) = broken.cause() {
+            counters.failed(cause, broken.to_string());
         }
     }
 }

@@ -23,8 +23,10 @@ use libp2p::StreamProtocol;
 use smol::Task;
 
 use super::{
-    Counters, carrier,
-    copy::{self, Broken, Peer},
+    Cause, Counters,
+    accept::{Acceptor, Place},
+    carrier,
+    copy::{self, Peer},
 };
 use crate::{exec, net::registry::Connection, node::Handle, random};
 
@@ -32,11 +34,11 @@ use crate::{exec, net::registry::Connection, node::Handle, random};
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Between attempts to bind a port that is taken.
 const RETRY_BIND: Duration = Duration::from_secs(3);
-/// After an error of `accept`: most likely there are no file descriptors left.
+/// Between attempts to open a stream.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Connections that wait to be accepted; the kernel may cap it lower (`net.core.somaxconn`).
 const BACKLOG: i32 = 1024;
-/// Connections of one proxy at once; further ones wait in the kernel's queue.
+/// Connections of one proxy at once, those that wait for the peer too; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 4096;
 
 /// The running egress listeners of a node.
@@ -103,20 +105,10 @@ async fn listen(node: Handle, spec: Arc<ProxySpec>, prepared: Option<Async<TcpLi
     };
     counters.listening(None);
     log::info!("proxy {}: listening on {} for {}", spec.id, address(&spec), spec.remote.node);
+    let mut acceptor = Acceptor::new(socket, format!("proxy {}", spec.id), MAX_CONNECTIONS);
     loop {
-        match socket.accept().await {
-            Ok((local, _)) if counters.open() < MAX_CONNECTIONS => {
-                exec::spawn(connection(node.clone(), spec.clone(), local)).detach();
-            }
-            Ok((local, from)) => {
-                log::warn!("proxy {}: {MAX_CONNECTIONS} connections are open, refusing {from}", spec.id);
-                copy::abort(&local);
-            }
-            Err(e) => {
-                log::warn!("proxy {}: cannot accept a connection: {e}", spec.id);
-                Timer::after(PAUSE).await;
-            }
-        }
+        let (local, place) = acceptor.next().await;
+        exec::spawn(connection(node.clone(), spec.clone(), local, place)).detach();
     }
 }
 
@@ -146,7 +138,7 @@ async fn bind(address: SocketAddr, counters: &Counters) -> Async<TcpListener> {
 }
 
 /// One local connection, from its acceptance to its end.
-async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Async<TcpStream>) {
+async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Async<TcpStream>, _place: Place) {
     let counters = node.tunnels.counters(spec.id);
     if let Err(e) = local.get_ref().set_nodelay(true) {
         log::debug!("no TCP_NODELAY: {e}");
@@ -154,7 +146,7 @@ async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Async<TcpStream>)
     let (connection, stream) = match open(&node, &spec).await {
         Ok(opened) => opened,
         Err(why) => {
-            counters.failed(why);
+            counters.failed(Cause::Path, why);
             return copy::abort(&local);
         }
     };
@@ -165,8 +157,8 @@ async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Async<TcpStream>)
     }
     if let Err(broken) = copy::run(local, stream.split(), &counters, entry.ended(), Peer::Asked).await {
         log::debug!("proxy {}: {broken}", spec.id);
-        if matches!(broken, Broken::Refused(_) | Broken::Carrier(_)) {
-            counters.failed(broken.to_string());
+        if let Some(cause) = broken.cause() {
+            counters.failed(cause, broken.to_string());
         }
     }
 }
