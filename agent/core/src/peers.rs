@@ -116,10 +116,10 @@ impl Table {
     }
 
     /// Whether there is room for a record. For what a node says in person, and for what is said of a node that was here,
-    /// room is made by [`Table::trim`]; hearsay of others must do with what is left.
+    /// room is made by [`Table::trim`]; hearsay of others must do with what is left. What is said of this node is heard.
     fn has_room(&self, node: &NodeId, size: usize, from: &NodeId) -> bool {
         let held = self.entries.get(node);
-        let known = node == from || held.is_some_and(|entry| entry.met);
+        let known = node == from || *node == self.me || held.is_some_and(|entry| entry.met);
         let more = size.saturating_sub(held.map_or(0, |entry| entry.signed.size()));
         known || ((held.is_some() || self.entries.len() < MOST) && (more == 0 || self.bytes + more <= MOST_BYTES))
     }

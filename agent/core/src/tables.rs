@@ -230,11 +230,11 @@ impl Core {
                 if introduced && let Some(connection) = self.connections.get_mut(conn) {
                     connection.newcomers.count(now.mono);
                 }
-                self.give_up_stale(network, from);
                 self.unsaved.insert((network.clone(), node));
                 self.learned(network, node, now);
             }
         }
+        self.give_up_stale(network, &node);
         Ok(true)
     }
 
