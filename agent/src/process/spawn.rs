@@ -146,7 +146,7 @@ fn command(wish: &RunRequest, terminal: Option<&str>) -> std::process::Command {
     let on_terminal = terminal.is_some();
     #[expect(unsafe_code, reason = "only a child before exec can make itself a session leader")]
     // SAFETY: the closure allocates nothing, takes no lock and makes only system calls that are safe after fork
-    // (`signal-safety(7)`).
+    // (`signal-safety(7)`); all zeros are a valid `sigset_t`, which is then emptied.
     unsafe {
         command.pre_exec(move || {
             rustix::process::setsid()?;
@@ -157,7 +157,13 @@ fn command(wish: &RunRequest, terminal: Option<&str>) -> std::process::Command {
             for signal in 1..32 {
                 libc::signal(signal, libc::SIG_DFL);
             }
-            Ok(())
+            // Nor be deaf to what the thread that starts it has blocked.
+            let mut none = std::mem::zeroed();
+            libc::sigemptyset(&mut none);
+            match libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
         });
     }
     command
