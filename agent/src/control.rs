@@ -5,9 +5,12 @@
 //! never passed on.
 
 mod connect;
+mod files;
 mod forward;
 mod handler;
 mod login;
+mod logs;
+mod run;
 mod server;
 mod socket;
 mod views;
