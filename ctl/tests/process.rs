@@ -47,7 +47,7 @@ fn login_and_logout_keep_the_file_and_the_node_in_step() {
     let mut said = String::new();
     login.stdout.take().unwrap().read_to_string(&mut said).unwrap();
     assert!(login.wait().unwrap().success());
-    assert_eq!(said, "logged in at shed as admin, session ends in 59 min\n");
+    assert_eq!(said, "logged in at shed as admin, session ends in 1 h\n");
     assert!(agent.session_file().exists());
     assert_eq!(outcome(&mut agent.hivectl("logout")), (0, "logged out at shed as admin\n".into(), String::new()));
     assert!(!agent.session_file().exists());
