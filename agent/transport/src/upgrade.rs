@@ -138,6 +138,27 @@ pub fn transport(identity: &Keypair, options: &Options) -> Result<Boxed<(PeerId,
     Ok(Upgrades::new(identity, options)?.apply(dns::Transport::new(tcp::Transport::new())))
 }
 
+/// The same beside another raw transport, which is asked first: a relay client's, which takes only circuits.
+///
+/// # Errors
+/// See [`Upgrades::new`].
+pub fn transport_beside<T>(
+    raw: T,
+    identity: &Keypair,
+    options: &Options,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Error>
+where
+    T: Transport + Send + Unpin + 'static,
+    T::Output: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    T::Error: Send + Sync + 'static,
+    T::Dial: Send + 'static,
+    T::ListenerUpgrade: Send + 'static,
+{
+    let circuits = Upgrades::new(identity, options)?.apply(raw);
+    let direct = transport(identity, options)?;
+    Ok(circuits.or_transport(direct).map(|either, _| either.into_inner()).boxed())
+}
+
 /// A swarm over [`transport`], driven by whoever polls it; its connections run on [`Options::executor`].
 ///
 /// # Errors
