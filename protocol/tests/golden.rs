@@ -15,7 +15,7 @@ use golden_samples as samples;
 use hive_protocol::{
     Carrier, Direction, Identity, LogLevel, PathKind, ProxyKind, ProxyState, Reachability, SignedRecord, frame,
     message::{ClientMessage, FailureCode, Request, Response, ServerMessage, session_challenge},
-    peer::{JoinMessage, JoinRefusal, PeerMessage, RangeContent, SyncMessage},
+    peer::{JoinMessage, JoinRefusal, PeerMessage, PunchMessage, RangeContent, SyncMessage},
     process,
     tunnel::{self, Kind, RefuseReason},
 };
@@ -50,6 +50,7 @@ variants!(Response: Done, Error, Identity, Registered, Networks, Nodes, Status, 
     Sessions, Metrics, Logs, Started, FileReady, File);
 variants!(FailureCode: Failed, Usage, NotAuthorised, Unreachable, Version, Busy);
 variants!(JoinMessage: Open, Answer, Confirm, Refused, Done);
+variants!(PunchMessage: Connect, Sync);
 variants!(JoinRefusal: NotAccepted, TryLater);
 variants!(SyncMessage: Compare, Want, Records);
 variants!(RangeContent: Digest, List);
@@ -113,6 +114,7 @@ fn control_messages() {
 #[test]
 fn messages_between_nodes() {
     pin_all::<JoinMessage>(samples::join_messages());
+    pin_all::<PunchMessage>(samples::punch_messages());
     pin_all::<SyncMessage>(samples::sync_messages());
     pin_all::<RangeContent>(samples::range_contents());
     let body = samples::sync_messages().remove(1);

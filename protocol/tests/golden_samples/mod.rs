@@ -10,7 +10,7 @@ use hive_protocol::{
         ServerMessage, TerminalInfo,
     },
     password::Cost,
-    peer::{Entry, JoinMessage, JoinRefusal, Range, RangeContent, SyncMessage},
+    peer::{Entry, JoinMessage, JoinRefusal, PunchMessage, Range, RangeContent, SyncMessage},
     process::{Exit, Frame, Stream},
     tunnel::{Open, Refusal, RefuseReason},
 };
@@ -328,6 +328,10 @@ fn metrics() -> Metrics {
         }],
         network: vec![InterfaceMetrics { interface: "eth0".into(), rx_bytes: 1000, tx_bytes: 70_000 }],
     }
+}
+
+pub fn punch_messages() -> Vec<PunchMessage> {
+    vec![PunchMessage::Connect { addresses: addresses() }, PunchMessage::Sync]
 }
 
 pub fn join_messages() -> Vec<JoinMessage> {
