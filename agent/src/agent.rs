@@ -152,7 +152,7 @@ fn core(settings: &Settings, store: &Store, key: &Keypair) -> Result<Core, Error
     }
     let renamed = settings.name.clone().filter(|name| *name != stored.name);
     let key = key.clone().try_into_ed25519().map_err(|_| Error::Identity)?;
-    let config = Config { key, version: VERSION.to_owned(), target: TARGET.to_owned() };
+    let config = Config { key, version: VERSION.to_owned(), target: TARGET.to_owned(), relay: settings.relay };
     let mut core = Core::new(config, stored, random::bytes(), now());
     if let Some(name) = renamed {
         core.rename(name, now());

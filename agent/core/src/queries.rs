@@ -154,6 +154,18 @@ impl Core {
         (kind, Some(carrier(connection)), connection.rtt.map(milliseconds))
     }
 
+    /// The relays through which this node can be reached.
+    #[must_use]
+    pub fn relays(&self) -> Vec<NodeId> {
+        self.relays.granted().copied().collect()
+    }
+
+    /// Whether this node relays for members.
+    #[must_use]
+    pub fn is_relaying(&self) -> bool {
+        self.reach.is_serving()
+    }
+
     /// The proxies, by number.
     pub fn proxies(&self) -> impl Iterator<Item = &ProxySpec> {
         self.proxies.all()

@@ -6,8 +6,12 @@ use hive_core::{ConnId, Output, Routes};
 use hive_protocol::{Identity, NetworkName, NodeId, peer::PeerMessage};
 use smol::channel::Sender;
 
-use super::{Node, Reply, handle::Registration, now};
-use crate::{exec, join, net, peers};
+use super::{Dialled, Node, Reply, handle::Registration, now};
+use crate::{
+    exec, join,
+    net::{self, Part, registry::is_relayed},
+    peers, punch,
+};
 
 impl Node {
     pub(super) fn act(&mut self, action: Output) {
@@ -15,6 +19,10 @@ impl Node {
             // Split off by `drain`, and written before.
             Output::Persist(_) => {}
             Output::Dial { peer, addresses } => self.dial(peer, addresses),
+            Output::Reserve { relay, address } => self.reserve(relay, address),
+            Output::Unreserve { relay } => self.unreserve(relay),
+            Output::ServeRelay { serving, addresses } => self.serve_relay(serving, &addresses),
+            Output::Punch { conn, addresses } => self.punch(conn, addresses),
             Output::Join { conn, network } => self.join(conn, network),
             Output::Send { conn, message } => self.send(conn, message),
             Output::Close { conn, reason } => self.close(conn, reason),
@@ -27,9 +35,25 @@ impl Node {
 
     fn dial(&mut self, peer: NodeId, addresses: Vec<libp2p::Multiaddr>) {
         log::debug!("dialling {peer} at {addresses:?}");
-        if let Some(failed) = net::dial(&mut self.net, peer, addresses) {
-            self.core.handle(failed, now());
+        let dialled = if addresses.iter().any(is_relayed) { Dialled::Circuit } else { Dialled::Direct };
+        match net::dial(&mut self.net, peer, addresses) {
+            Ok(id) => drop(self.dials.insert(id, dialled)),
+            Err(error) => self.dial_ended(peer, dialled, &error),
         }
+    }
+
+    fn punch(&self, conn: ConnId, addresses: Vec<libp2p::Multiaddr>) {
+        if let Some(connection) = self.handle.registry.by_conn(conn) {
+            exec::spawn(punch::initiate(self.handle.clone(), connection, addresses)).detach();
+        }
+    }
+
+    pub(super) fn dial_through_hole(&mut self, peer: NodeId, addresses: Vec<libp2p::Multiaddr>, part: Part) -> Reply {
+        match net::punch(&mut self.net, peer, addresses, part) {
+            Ok(id) => drop(self.dials.insert(id, Dialled::Punch)),
+            Err(error) => self.dial_ended(peer, Dialled::Punch, &error),
+        }
+        Reply::none()
     }
 
     fn join(&self, conn: ConnId, network: NetworkName) {

@@ -18,7 +18,7 @@ use smol::channel::{self, Sender};
 use crate::{
     control::Sessions,
     net::{
-        Handles,
+        Handles, Part,
         registry::{Connection, Registry},
     },
     time::within,
@@ -42,6 +42,8 @@ pub enum Input {
     Call(Call),
     /// Register a node; answered when the core says how it ended.
     Register { identity: Identity, network: NetworkName, reply: Sender<Registration> },
+    /// Dial through a hole that the peer punches now.
+    Punch { peer: NodeId, addresses: Vec<Multiaddr>, part: Part },
     /// Listen on these addresses from now on.
     Listen { addresses: Vec<Multiaddr>, reply: Sender<Result<(), Failure>> },
     /// End the loop; the sender is dropped when it has.
@@ -182,6 +184,11 @@ impl Handle {
     pub async fn event(&self, event: Event) {
         // When the loop has ended nobody needs to know any more.
         let _ = self.inbox.send(Input::Event(event)).await;
+    }
+
+    /// Dials through a hole that the peer punches at this moment.
+    pub async fn punch(&self, peer: NodeId, addresses: Vec<Multiaddr>, part: Part) {
+        let _ = self.inbox.send(Input::Punch { peer, addresses, part }).await;
     }
 
     /// Registers a node and waits for the outcome.

@@ -163,6 +163,7 @@ impl Node {
                     listener.addresses.retain(|known| *known != address);
                 }
             }
+            SwarmEvent::ListenerClosed { listener_id, .. } if self.reservation_closed(listener_id) => return,
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
                 if let (Some(listener), Err(e)) = (self.listeners.live.remove(&key(listener_id)), reason) {
                     log::error!("no longer listening on {}: {e}", listener.asked);
