@@ -119,6 +119,13 @@ pub enum Part {
     Listener,
 }
 
+impl Part {
+    /// The part of an end that speaks first, or not.
+    pub fn of(speaks_first: bool) -> Self {
+        if speaks_first { Self::Dialler } else { Self::Listener }
+    }
+}
+
 fn demanding(peer: NodeId, addresses: Vec<Multiaddr>) -> WithPeerIdWithAddresses {
     // The core decides when a second connection to a connected peer is wanted.
     DialOpts::peer_id(peer.to_peer_id()).condition(PeerCondition::Always).addresses(addresses)

@@ -78,6 +78,8 @@ enum Dialled {
     Direct,
     /// Asked for by the core, over relays.
     Circuit,
+    /// At the addresses that the first dial left out: the first one's failure is told.
+    Beside,
     /// A hole punch: that it fails is nothing new.
     Punch,
 }
@@ -182,6 +184,7 @@ impl Node {
             Input::Call(call) => call(&mut self.core, now()),
             Input::Register { identity, network, reply } => self.register(&identity, network, reply),
             Input::Punch { peer, addresses, part } => self.dial_through_hole(peer, addresses, part),
+            Input::DialBeside { peer, addresses } => self.dial_beside(peer, addresses),
             Input::Listen { addresses, reply } => self.listen(&addresses, reply),
             Input::Stop(_) => Reply::none(),
         }
@@ -310,7 +313,7 @@ impl Node {
     fn dial_ended(&mut self, peer: NodeId, dialled: Dialled, error: &DialError) {
         let reason = net::dial_reason(error);
         log::debug!("{dialled:?} dial of {peer} failed: {reason}");
-        if dialled != Dialled::Punch {
+        if matches!(dialled, Dialled::Direct | Dialled::Circuit) {
             let relayed = dialled == Dialled::Circuit;
             self.core.handle(Event::DialFailed { peer, relayed, reason }, now());
         }

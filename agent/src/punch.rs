@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// Begins a punch on a relayed connection that the peer dialled.
-pub async fn initiate(node: Handle, connection: Connection, addresses: Vec<Multiaddr>) {
+pub async fn initiate(node: Handle, connection: Connection, addresses: Vec<Multiaddr>, speak_first: bool) {
     let exchange = async {
         let protocol = StreamProtocol::new(PUNCH_PROTOCOL);
         let mut stream = node.streams.open_on(connection.id, protocol).await.ok()?;
@@ -31,12 +31,12 @@ pub async fn initiate(node: Handle, connection: Connection, addresses: Vec<Multi
         let sent = Instant::now();
         let PunchMessage::Connect { addresses } = receive(&mut stream).await? else { return None };
         let round_trip = sent.elapsed();
-        send(&mut stream, &PunchMessage::Sync).await?;
+        send(&mut stream, &PunchMessage::Sync { listen: speak_first }).await?;
         Timer::after((round_trip / 2).min(LONGEST_WAIT)).await;
         Some(addresses)
     };
     let addresses = within(TIMEOUT, exchange).await.flatten();
-    finish(&node, &connection, addresses, Part::Listener).await;
+    finish(&node, &connection, addresses, Part::of(speak_first)).await;
 }
 
 /// Takes part in a punch that the peer begins.
@@ -46,11 +46,11 @@ pub async fn respond(node: Handle, connection: Connection, mut stream: Stream) {
         let conn = connection.conn;
         let ours = node.ask(move |core, now| core.answer_punch(conn, now)).await.ok().flatten()?;
         send(&mut stream, &PunchMessage::Connect { addresses: ours }).await?;
-        let PunchMessage::Sync = receive(&mut stream).await? else { return None };
-        Some(addresses)
+        let PunchMessage::Sync { listen } = receive(&mut stream).await? else { return None };
+        Some((addresses, Part::of(!listen)))
     };
-    let addresses = within(TIMEOUT, exchange).await.flatten();
-    finish(&node, &connection, addresses, Part::Dialler).await;
+    let (addresses, part) = within(TIMEOUT, exchange).await.flatten().unzip();
+    finish(&node, &connection, addresses, part.unwrap_or(Part::Dialler)).await;
 }
 
 async fn finish(node: &Handle, connection: &Connection, addresses: Option<Vec<Multiaddr>>, part: Part) {

@@ -66,8 +66,7 @@ pub enum JoinRefusal {
 /// specs, `relay/DCUtR.md`), between members only.
 ///
 /// The side that was dialled over the relay sends `Connect`, gets `Connect`, measures the round trip, and sends `Sync`. The
-/// other side dials when `Sync` comes, the first half a round trip after sending it, so that both meet in between; the
-/// first takes the listener's part in the handshake of that connection.
+/// other side dials when `Sync` comes, the first half a round trip after sending it, so that both meet in between.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum PunchMessage {
     /// Where the sender may be reached.
@@ -79,7 +78,11 @@ pub enum PunchMessage {
     },
     /// Dial now.
     #[n(1)]
-    Sync,
+    Sync {
+        /// Whether the receiver takes the listener's part in the handshake of the new connection.
+        #[n(0)]
+        listen: bool,
+    },
 }
 
 /// A message of one network's table sync, on a stream of [`PEERS_PROTOCOL`](crate::PEERS_PROTOCOL).

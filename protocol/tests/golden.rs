@@ -227,7 +227,17 @@ fn every_golden_file_is_pinned_by_a_test() {
     let mut known: BTreeSet<String> = samples::OTHER_FILES.iter().map(|name| (*name).to_owned()).collect();
     let mut add = |kind: &str, all: &[&str]| known.extend(all.iter().map(|variant| format!("{kind}.{variant}")));
     macro_rules! all { ($($type:ident),+) => { $(add($type::TYPE, $type::ALL);)+ } }
-    all!(ClientMessage, ServerMessage, Request, Response, FailureCode, JoinMessage, JoinRefusal, SyncMessage);
+    all!(
+        ClientMessage,
+        ServerMessage,
+        Request,
+        Response,
+        FailureCode,
+        JoinMessage,
+        JoinRefusal,
+        PunchMessage,
+        SyncMessage
+    );
     all!(RangeContent, RefuseReason, PathKind, Carrier, Direction, ProxyKind, ProxyState, Reachability);
     all!(LogLevel);
     assert_eq!(held, known);

@@ -236,6 +236,8 @@ pub enum Output {
         conn: ConnId,
         /// Where this node may be reached, best first.
         addresses: Vec<Multiaddr>,
+        /// Whether this node is to speak first on the new connection, or the peer.
+        speak_first: bool,
     },
     /// Prove a network's password on a connection, as initiator; report [`Event::Joined`] or [`Event::JoinFailed`].
     Join {

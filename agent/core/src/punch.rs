@@ -9,8 +9,9 @@ use multiaddr::Multiaddr;
 
 use crate::{ConnId, Core, Now, Output};
 
-/// Pauses after the first, second and third attempt: each may take as long as a dial.
-const PAUSES: [Duration; 3] = [Duration::from_secs(4), Duration::from_secs(16), Duration::from_secs(45)];
+/// Pauses after the first attempts. The second comes soon, with the parts swapped: where one end's port cannot be
+/// foreseen, that end must be the one that speaks first. A third waits until all dials of the first have ended.
+const PAUSES: [Duration; 3] = [Duration::from_millis(2500), Duration::from_secs(16), Duration::from_secs(45)];
 /// Between later attempts: a router may have been replaced, or a laptop carried home.
 const LATER: Duration = Duration::from_secs(300);
 /// How often a peer may make this node dial.
@@ -47,9 +48,10 @@ impl Core {
                 connection.punches.due = None;
                 continue;
             }
+            let speak_first = connection.punches.tries % 2 == 1;
             connection.punches.tried(now.mono);
             self.reach.punching(peer, now.mono);
-            self.out.push(Output::Punch { conn, addresses: self.punch_candidates() });
+            self.out.push(Output::Punch { conn, addresses: self.punch_candidates(), speak_first });
         }
     }
 
@@ -95,7 +97,7 @@ mod tests {
         relayed_member(&mut bench, false);
         assert_eq!(punches(&bench), 1);
         bench.pass(secs(30));
-        assert_eq!(punches(&bench), 2, "after 4 and 20 s");
+        assert_eq!(punches(&bench), 2, "after 2.5 and 18.5 s");
         let direct = bench.connect(1, false);
         bench.tell(Event::Joined { conn: direct, network: lab(), secret: secret(1) });
         bench.pass(secs(600));

@@ -113,15 +113,25 @@ impl Core {
     /// Where this node is likely to be found by a hole punch, best first.
     #[must_use]
     pub(crate) fn punch_candidates(&self) -> Vec<Multiaddr> {
-        let seen = observed(&self.connections).map(|(_, address)| address.clone());
+        let seen: Vec<_> = observed(&self.connections).map(|(_, address)| address.clone()).collect();
         let own = self.own.direct().iter().filter(|address| public_ip(address).is_some()).cloned();
+        let guessed: Vec<_> = seen.iter().flat_map(|address| self.guesses(address)).collect();
         let mut candidates: Vec<Multiaddr> = Vec::new();
-        for address in seen.chain(own) {
+        for address in seen.into_iter().chain(own).chain(guessed) {
             if candidates.len() < CANDIDATES && !candidates.contains(&address) {
                 candidates.push(address);
             }
         }
         candidates
+    }
+
+    /// The other ports this node listens on, at a public address it was seen at: most routers keep a port where they can,
+    /// and no member may have seen this one.
+    fn guesses(&self, seen: &Multiaddr) -> Vec<Multiaddr> {
+        let Some(ip) = public_ip(seen) else { return Vec::new() };
+        let same_family = |own: &&Multiaddr| matches!(own.iter().next(), Some(Protocol::Ip4(_))) == ip.is_ipv4();
+        let there = |own: &Multiaddr| std::iter::once(Protocol::from(ip)).chain(own.iter().skip(1)).collect();
+        self.own.direct().iter().filter(same_family).map(there).collect()
     }
 
     /// Whether others can dial this node.

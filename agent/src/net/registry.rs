@@ -87,6 +87,12 @@ impl Registry {
         live.values().find(|c| !c.relayed() && without_peer(&c.address) == bare).map(|c| c.peer)
     }
 
+    /// Whether there is a direct connection with this node.
+    pub fn is_direct(&self, peer: &NodeId) -> bool {
+        let live = self.0.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.values().any(|c| c.peer == *peer && !c.relayed())
+    }
+
     fn add(&self, id: ConnectionId, peer: &PeerId, address: Multiaddr, dialled: bool) -> Result<(), ConnectionDenied> {
         let peer = NodeId::from_peer_id(peer).ok_or_else(|| ConnectionDenied::new(NotANode))?;
         let conn = ConnId(self.0.next.fetch_add(1, Ordering::Relaxed));

@@ -12,7 +12,7 @@
 //! | [`limits`] | how many connections, from whom |
 //! | [`relay`] | carrying members' connections for members |
 //! | [`tls`] | the libp2p TLS 1.3 handshake on rustls and ring |
-//! | [`tcp`], [`dns`] | sockets and names |
+//! | [`tcp`], [`quic`], [`dns`] | sockets and names |
 //! | [`files`] | a file that arrives: resumed, checked, put in its place |
 //! | [`window`] | credit for several byte streams on one |
 //!
@@ -22,7 +22,9 @@
 mod batch;
 pub mod dns;
 pub mod files;
+mod interfaces;
 pub mod limits;
+pub mod quic;
 pub mod relay;
 pub mod streams;
 pub mod tcp;

@@ -331,7 +331,7 @@ fn metrics() -> Metrics {
 }
 
 pub fn punch_messages() -> Vec<PunchMessage> {
-    vec![PunchMessage::Connect { addresses: addresses() }, PunchMessage::Sync]
+    vec![PunchMessage::Connect { addresses: addresses() }, PunchMessage::Sync { listen: true }]
 }
 
 pub fn join_messages() -> Vec<JoinMessage> {
