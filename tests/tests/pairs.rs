@@ -1,0 +1,176 @@
+//! Every pair of NAT kinds over TCP and over QUIC, and what a change of path does to living connections.
+//!
+//! Theory comes first: [`Nat::can_be_punched_to`] says from RFC 4787 behaviour which pairs can be direct. The table that
+//! is printed shows what was reached.
+
+use hive_tests::{
+    lab::{Lab, Nat},
+    node::Node,
+    notice,
+    pair::{self, NETWORK, Pair},
+    tcp, traffic,
+    wait::wait_until,
+};
+use serde_json::Value;
+use std::{
+    io::{Read, Write},
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
+
+const PORT: u16 = 4180;
+/// Scenes at once; each has three agents.
+const AT_ONCE: usize = 3;
+/// Far beyond what any pair takes, so that a busy machine fails nothing but shows in the table.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A relayed pair that is not direct by then stays so.
+const SETTLED: Duration = Duration::from_secs(8);
+
+/// What the two nodes listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carrier {
+    Tcp,
+    /// With TCP beside it where UDP is blocked at either end.
+    Quic,
+}
+
+/// One row of the table.
+struct Outcome {
+    near: Nat,
+    far: Nat,
+    carrier: Carrier,
+    first_byte: Duration,
+    direct: Option<Duration>,
+    transport: String,
+}
+
+fn start(lab: &Lab, nat: Nat, name: &str, tcp_too: bool, carrier: Carrier) -> Node {
+    let tcp = format!("/ip4/0.0.0.0/tcp/{PORT}");
+    let quic = format!("/ip4/0.0.0.0/udp/{PORT}/quic-v1");
+    let options = match (carrier, tcp_too) {
+        (Carrier::Tcp, _) => pair::options().listen(&tcp),
+        (Carrier::Quic, false) => pair::options().listen(&quic),
+        (Carrier::Quic, true) => pair::options().listen(&tcp).listen(&quic),
+    };
+    Node::start(&lab.host_behind(nat, name).0, options)
+}
+
+/// How `node` reaches `peer` now: path and transport.
+fn path(node: &Node, peer: &str) -> (String, String) {
+    let nodes = node.json(&["nodes"]);
+    let mut rows = nodes.as_array().into_iter().flatten();
+    let row = rows.find(|row| row["peer_id"] == peer).cloned().unwrap_or_default();
+    let text = |key: &str| row[key].as_str().unwrap_or("-").to_owned();
+    (text("path"), text("transport"))
+}
+
+/// Two nodes that have only a public member in common; the clock runs from the moment the second one joins.
+fn meet(near: Nat, far: Nat, carrier: Carrier) -> Option<Outcome> {
+    let lab = Lab::namespaces("every_pair_of_nats")?;
+    let public = Node::start(&lab.host("public"), pair::options());
+    let tcp_too = !(near.passes_udp() && far.passes_udp());
+    let node = |nat, name| start(&lab, nat, name, tcp_too, carrier);
+    let pair = Pair { near: node(near, "near"), far: node(far, "far") };
+    pair.near.register(&public, NETWORK);
+    let server = tcp::Server::echo(pair.far.host(), 0);
+    let (entrance, far_id) = (pair.near.host().free_port(), pair.far.peer_id());
+    lead(&pair, entrance, &server);
+    let begin = Instant::now();
+    pair.far.register(&public, NETWORK);
+    let mut stream = pair.near.host().connect(pair.near.host().at(entrance)).expect("the egress listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut back = [0; 5];
+    stream.write_all(b"hello").and_then(|()| stream.read_exact(&mut back)).expect("an echo through the tunnel");
+    let first_byte = begin.elapsed();
+    let expected = near.can_be_punched_to(far);
+    let until = if expected { PATIENCE } else { SETTLED };
+    let mut direct = None;
+    while direct.is_none() && begin.elapsed() < until {
+        direct = (path(&pair.near, &far_id).0 == "direct").then(|| begin.elapsed());
+    }
+    let transport = path(&pair.near, &far_id).1;
+    Some(Outcome { near, far, carrier, first_byte, direct, transport })
+}
+
+/// Both sides of a tunnel, before the nodes know each other.
+fn lead(pair: &Pair, entrance: u16, server: &tcp::Server) {
+    let (near, far) = (pair.near.peer_id(), pair.far.peer_id());
+    let (from, to) = (entrance.to_string(), server.port().to_string());
+    let (bind, host) = (pair.near.host().ipv4().to_string(), pair.far.host().ipv4().to_string());
+    let (origin, target) = (format!("{near}:{from}"), format!("{far}:{to}"));
+    let ingress = ["proxy", "--direction", "ingress", "--origin", &origin, "--port", &to];
+    pair.far.ctl(&[&ingress[..], &["--host", &host, "--network", NETWORK]].concat()).success();
+    let egress = ["proxy", "--direction", "egress", "--target", &target, "--port", &from];
+    pair.near.ctl(&[&egress[..], &["--bind", &bind, "--network", NETWORK]].concat()).success();
+}
+
+fn show(outcomes: &[Outcome]) {
+    notice::say("NATS: near            far             listens  path     over  first byte  direct after");
+    for Outcome { near, far, carrier, first_byte, direct, transport } in outcomes {
+        let path = if direct.is_some() { "direct" } else { "relayed" };
+        let after = direct.map_or("-".to_owned(), |after| format!("{:.1} s", after.as_secs_f64()));
+        let [near, far, carrier] = [format!("{near:?}"), format!("{far:?}"), format!("{carrier:?}")];
+        let first = first_byte.as_secs_f64();
+        notice::say(&format!("NATS: {near:15} {far:15} {carrier:8} {path:8} {transport:5} {first:8.1} s  {after:>10}"));
+    }
+}
+
+#[test]
+fn alone_every_pair_of_nats() {
+    let mut pairs = Vec::new();
+    for carrier in [Carrier::Tcp, Carrier::Quic] {
+        pairs.extend(Nat::ALL.iter().flat_map(|near| Nat::ALL.iter().map(move |far| (*near, *far, carrier))));
+    }
+    let (waiting, done) = (Mutex::new(pairs.into_iter()), Mutex::new(Vec::new()));
+    let work = || {
+        while let Some((near, far, carrier)) = { waiting.lock().expect("no panic under this lock").next() } {
+            let Some(outcome) = meet(near, far, carrier) else { return };
+            done.lock().expect("no panic under this lock").push(outcome);
+        }
+    };
+    thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(work))));
+    let mut outcomes = done.into_inner().expect("no panic under this lock");
+    outcomes.sort_by_key(|o| (o.carrier == Carrier::Quic, o.near, o.far));
+    show(&outcomes);
+    let expected = |o: &&Outcome| o.near.can_be_punched_to(o.far) != o.direct.is_some();
+    let wrong: Vec<_> = outcomes.iter().filter(expected).map(|o| (o.near, o.far, o.carrier)).collect();
+    assert!(wrong.is_empty(), "not as theory says: {wrong:?}");
+}
+
+#[test]
+fn living_connections_are_untouched_by_an_upgrade() {
+    let Some(lab) = Lab::namespaces("living_connections_are_untouched_by_an_upgrade") else { return };
+    let public = Node::start(&lab.host("public"), pair::options());
+    let (near, near_router) = lab.host_behind(Nat::PortRestricted, "near");
+    let (far, far_router) = lab.host_behind(Nat::PortRestricted, "far");
+    // While the routers cannot reach each other, the relay is all there is.
+    near_router.outside().cut_from(far_router.outside());
+    let pair = Pair { near: Node::start(&near, pair::options()), far: Node::start(&far, pair::options()) };
+    pair.near.register(&public, NETWORK);
+    pair.far.register(&public, NETWORK);
+    pair.wait_until_connected();
+    let server = traffic::Server::start(pair.far.host(), 0);
+    let tunnel = pair.tunnel(server.address());
+    let far_id = pair.far.peer_id();
+    wait_until("the pair is relayed", PATIENCE, || path(&pair.near, &far_id).0 == "relayed");
+    let plan = traffic::Plan::concurrent(100).most_bytes(4 << 20);
+    let report = thread::scope(|scope| {
+        let playing = scope.spawn(|| traffic::run(pair.near.host(), tunnel.entrance, &plan));
+        wait_until("all connections live", PATIENCE, || streams(&pair.near, tunnel.egress) >= 20);
+        near_router.outside().mend_to(far_router.outside());
+        wait_until("the pair is direct", Duration::from_secs(120), || path(&pair.near, &far_id).0 == "direct");
+        playing.join().expect("the players do not panic")
+    });
+    notice::say(&format!("UPGRADE: {report}"));
+    assert_eq!((report.good, report.failures.len()), (100, 0), "{report}");
+    assert_eq!(server.take_report().good, 100);
+    let after = traffic::run(pair.near.host(), tunnel.entrance, &traffic::Plan::concurrent(20));
+    assert_eq!(after.failures.len(), 0, "{after}");
+}
+
+fn streams(node: &Node, id: u64) -> u64 {
+    let proxies = node.json(&["proxy", "ls"]);
+    let mut rows = proxies.as_array().into_iter().flatten();
+    rows.find(|row| row["id"] == id).and_then(|row: &Value| row["streams"].as_u64()).unwrap_or(0)
+}
