@@ -148,6 +148,7 @@ fn optional_fields_may_be_absent() {
     pin("Request.ProxyAdd.least", &samples::least_proxy());
     pin("ClientMessage.Hello.least", &samples::least_hello());
     pin("Response.Error.least", &samples::least_error());
+    pin("Response.Nodes.relayed", &samples::relayed_nodes());
 }
 
 #[test]

@@ -4,17 +4,20 @@
 //! is printed shows what was reached.
 
 use hive_tests::{
-    lab::{Lab, Nat},
+    lab::{Lab, Nat, Router},
     node::Node,
     notice,
     pair::{self, NETWORK, Pair},
-    tcp, traffic,
+    payload, tcp,
     wait::wait_until,
 };
-use serde_json::Value;
 use std::{
-    io::{Read, Write},
-    sync::Mutex,
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -138,39 +141,131 @@ fn alone_every_pair_of_nats() {
     assert!(wrong.is_empty(), "not as theory says: {wrong:?}");
 }
 
-#[test]
-fn living_connections_are_untouched_by_an_upgrade() {
-    let Some(lab) = Lab::namespaces("living_connections_are_untouched_by_an_upgrade") else { return };
-    let public = Node::start(&lab.host("public"), pair::options());
-    let (near, near_router) = lab.host_behind(Nat::PortRestricted, "near");
-    let (far, far_router) = lab.host_behind(Nat::PortRestricted, "far");
-    // While the routers cannot reach each other, the relay is all there is.
-    near_router.outside().cut_from(far_router.outside());
-    let pair = Pair { near: Node::start(&near, pair::options()), far: Node::start(&far, pair::options()) };
-    pair.near.register(&public, NETWORK);
-    pair.far.register(&public, NETWORK);
-    pair.wait_until_connected();
-    let server = traffic::Server::start(pair.far.host(), 0);
-    let tunnel = pair.tunnel(server.address());
-    let far_id = pair.far.peer_id();
-    wait_until("the pair is relayed", PATIENCE, || path(&pair.near, &far_id).0 == "relayed");
-    let plan = traffic::Plan::concurrent(100).most_bytes(4 << 20);
-    let report = thread::scope(|scope| {
-        let playing = scope.spawn(|| traffic::run(pair.near.host(), tunnel.entrance, &plan));
-        wait_until("all connections live", PATIENCE, || streams(&pair.near, tunnel.egress) >= 20);
-        near_router.outside().mend_to(far_router.outside());
-        wait_until("the pair is direct", Duration::from_secs(120), || path(&pair.near, &far_id).0 == "direct");
-        playing.join().expect("the players do not panic")
-    });
-    notice::say(&format!("UPGRADE: {report}"));
-    assert_eq!((report.good, report.failures.len()), (100, 0), "{report}");
-    assert_eq!(server.take_report().good, 100);
-    let after = traffic::run(pair.near.host(), tunnel.entrance, &traffic::Plan::concurrent(20));
-    assert_eq!(after.failures.len(), 0, "{after}");
+/// A hundred connections that send and check without end, until told to stop.
+struct Living {
+    stop: Arc<AtomicBool>,
+    workers: Vec<thread::JoinHandle<io::Result<u64>>>,
 }
 
-fn streams(node: &Node, id: u64) -> u64 {
-    let proxies = node.json(&["proxy", "ls"]);
-    let mut rows = proxies.as_array().into_iter().flatten();
-    rows.find(|row| row["id"] == id).and_then(|row: &Value| row["streams"].as_u64()).unwrap_or(0)
+impl Living {
+    const COUNT: u64 = 100;
+
+    fn start(near: &Node, entrance: SocketAddr) -> Living {
+        let stop = Arc::new(AtomicBool::new(false));
+        let worker = |seed| {
+            let (host, stop) = (near.host().clone(), stop.clone());
+            near.host().spawn(move || {
+                let stream = host.connect(entrance)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                let mut rounds = 0;
+                while !stop.load(SeqCst) {
+                    exchange(&stream, seed + rounds)?;
+                    rounds += 1;
+                }
+                Ok(rounds)
+            })
+        };
+        Living { workers: (0..Living::COUNT).map(|n| worker(n << 32)).collect(), stop }
+    }
+
+    /// How often bytes went round, or what broke.
+    fn stop(self) -> Vec<io::Result<u64>> {
+        self.stop.store(true, SeqCst);
+        self.workers.into_iter().map(|worker| worker.join().expect("no panic")).collect()
+    }
+}
+
+/// Sends some bytes to an echo server and checks what comes back.
+fn exchange(mut stream: &TcpStream, seed: u64) -> io::Result<()> {
+    let (sent, mut back) = (payload::bytes(seed, 2000), vec![0; 2000]);
+    stream.write_all(&sent)?;
+    stream.read_exact(&mut back)?;
+    if back == sent { Ok(()) } else { Err(io::Error::other("other bytes came back")) }
+}
+
+/// A pair behind NATs that have been kept from reaching each other, so that a relay is all there is.
+struct Kept {
+    lab: Lab,
+    public: Vec<Node>,
+    pair: Pair,
+    routers: [Router; 2],
+}
+
+impl Kept {
+    fn start(test: &str, relays: usize) -> Option<Kept> {
+        let lab = Lab::namespaces(test)?;
+        let public: Vec<_> =
+            (0..relays).map(|n| Node::start(&lab.host(&format!("public{n}")), pair::options())).collect();
+        let [(near, near_router), (far, far_router)] =
+            ["near", "far"].map(|name| lab.host_behind(Nat::PortRestricted, name));
+        near_router.outside().cut_from(far_router.outside());
+        let pair = Pair { near: Node::start(&near, pair::options()), far: Node::start(&far, pair::options()) };
+        for relay in &public {
+            pair.near.register(relay, NETWORK);
+            pair.far.register(relay, NETWORK);
+        }
+        pair.wait_until_connected();
+        let far_id = pair.far.peer_id();
+        wait_until("the pair is relayed", PATIENCE, || path(&pair.near, &far_id).0 == "relayed");
+        Some(Kept { lab, public, pair, routers: [near_router, far_router] })
+    }
+}
+
+#[test]
+fn living_connections_are_untouched_by_an_upgrade() {
+    let Some(kept) = Kept::start("living_connections_are_untouched_by_an_upgrade", 1) else { return };
+    let Kept { pair, routers: [near_router, far_router], .. } = &kept;
+    let server = tcp::Server::echo(pair.far.host(), 0);
+    let tunnel = pair.tunnel(server.address());
+    let living = Living::start(&pair.near, tunnel.entrance);
+    wait_until("all connections live", PATIENCE, || server.open() as u64 == Living::COUNT);
+    near_router.outside().mend_to(far_router.outside());
+    let far_id = pair.far.peer_id();
+    wait_until("the pair is direct", Duration::from_secs(120), || path(&pair.near, &far_id).0 == "direct");
+    // New connections go direct while the old ones live on where they are.
+    let fresh = pair.near.host().connect(tunnel.entrance).expect("the egress listens");
+    (0..100).for_each(|seed| exchange(&fresh, seed).expect("an echo over the direct path"));
+    let outcomes = living.stop();
+    let rounds: u64 = outcomes.iter().flatten().sum();
+    let broken: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    notice::say(&format!("UPGRADE: {rounds} exchanges on {} connections, {} broken", outcomes.len(), broken.len()));
+    assert!(broken.is_empty(), "{broken:?}");
+}
+
+#[test]
+fn a_relay_that_dies_is_replaced() {
+    let Some(mut kept) = Kept::start("a_relay_that_dies_is_replaced", 3) else { return };
+    let server = tcp::Server::echo(kept.pair.far.host(), 0);
+    let tunnel = kept.pair.tunnel(server.address());
+    let mut times = Vec::new();
+    for _ in 0..2 {
+        let (near, far_id) = (&kept.pair.near, kept.pair.far.peer_id());
+        wait_until("two relays are held", PATIENCE, || held(near).len() == kept.public.len().min(2));
+        let carrying = relay_between(near, &far_id);
+        let at = kept.public.iter().position(|node| node.peer_id() == carrying).expect("one of the public nodes");
+        kept.public.remove(at).kill9();
+        let begin = Instant::now();
+        wait_until("a new connection is served", PATIENCE, || {
+            let stream = near.host().connect(tunnel.entrance);
+            stream.and_then(|stream| exchange(&stream, 1)).is_ok()
+        });
+        times.push(format!("{} ms", begin.elapsed().as_millis()));
+    }
+    notice::say(&format!("RELAY DEATH: new connections served after {}", times.join(", ")));
+    drop(kept.lab);
+}
+
+/// The relays that hold a reservation for a node.
+fn held(node: &Node) -> Vec<String> {
+    let status = node.json(&["status"]);
+    let relays = status["relays"].as_array().into_iter().flatten();
+    relays.filter_map(|relay| relay.as_str().map(str::to_owned)).collect()
+}
+
+/// The relay between a node and a peer.
+fn relay_between(node: &Node, peer: &str) -> String {
+    let nodes = node.json(&["nodes"]);
+    let mut rows = nodes.as_array().into_iter().flatten();
+    let row = rows.find(|row| row["peer_id"] == peer).cloned().unwrap_or_default();
+    row["relay"].as_str().unwrap_or_else(|| panic!("no relay in {row}")).to_owned()
 }

@@ -5,9 +5,13 @@
 
 use std::time::Duration;
 
+use hive_protocol::NodeId;
 use multiaddr::Multiaddr;
 
-use crate::{ConnId, Core, Now, Output};
+use crate::{
+    ConnId, Core, Now, Output,
+    reach::{Mapping, relay_of},
+};
 
 /// Pauses after the first attempts. The second comes soon, with the parts swapped: where one end's port cannot be
 /// foreseen, that end must be the one that speaks first. A third waits until all dials of the first have ended.
@@ -68,6 +72,26 @@ impl Core {
         let peer = connection.peer;
         self.reach.punching(peer, now.mono);
         Some(self.punch_candidates())
+    }
+
+    /// The node that carries the path to a peer, if one does.
+    pub(crate) fn relayed_by(&self, peer: &NodeId) -> Option<NodeId> {
+        let (_, connection) = self.connections.best(peer).filter(|(_, c)| c.relayed)?;
+        relay_of(&connection.address)
+    }
+
+    /// Why the path to a peer is not direct, as far as this node saw it.
+    pub(crate) fn why_relayed(&self, peer: &NodeId) -> Option<String> {
+        let (_, connection) = self.connections.best(peer).filter(|(_, c)| c.relayed)?;
+        let why = match (self.mapping(), connection.punches.tries) {
+            (Mapping::Dependent, _) => {
+                "this node's router uses another port for every destination (symmetric NAT)".into()
+            }
+            (_, 0) if connection.dialled => "the other node leads the hole punches, none came through so far".into(),
+            (_, 0) => "a hole punch is about to begin".into(),
+            (_, tries) => format!("{tries} hole punches did not come through"),
+        };
+        Some(why)
     }
 
     /// Every attempt begins anew: the addresses changed, or a direct connection was lost.

@@ -73,6 +73,8 @@ impl Core {
             addresses: entry.record.addresses.clone(),
             version: entry.record.version.clone(),
             target: entry.record.target.clone(),
+            relay: self.relayed_by(node),
+            why_relayed: self.why_relayed(node),
         }
     }
 

@@ -1,4 +1,5 @@
 //! QUIC between two nodes on loopback: identities, streams and their endings, and the port that dials leave from.
+#![allow(clippy::unwrap_used, reason = "a helper of a test panics as the test does")]
 
 mod common;
 
