@@ -255,6 +255,48 @@ fn a_relay_that_dies_is_replaced() {
     drop(kept.lab);
 }
 
+/// Waits until a new connection through a tunnel is served; how long that took.
+fn served(near: &Node, entrance: SocketAddr) -> Duration {
+    let begin = Instant::now();
+    wait_until("a new connection is served", PATIENCE, || {
+        let stream = near.host().connect(entrance);
+        stream.and_then(|stream| exchange(&stream, 1)).is_ok()
+    });
+    begin.elapsed()
+}
+
+#[test]
+fn tunnels_serve_again_after_changes_of_the_network() {
+    let Some(lab) = Lab::namespaces("tunnels_serve_again_after_changes_of_the_network") else { return };
+    let public = Node::start(&lab.host("public"), pair::options());
+    let [(near, router), (far, _)] = ["near", "far"].map(|name| lab.host_behind(Nat::PortRestricted, name));
+    let pair = Pair { near: Node::start(&near, pair::options()), far: Node::start(&far, pair::options()) };
+    pair.near.register(&public, NETWORK);
+    pair.far.register(&public, NETWORK);
+    pair.wait_until_connected();
+    // All addresses of the host, so that the server is found after the host has moved.
+    let server = tcp::Server::start_at(pair.far.host(), "127.0.0.1:0".parse().expect("an address"), |mut stream| {
+        let _ = io::copy(&mut stream.try_clone().expect("another handle"), &mut stream);
+    });
+    let tunnel = pair.tunnel(server.address());
+    let (near, far_id) = (&pair.near, pair.far.peer_id());
+    let settle = || wait_until("the pair is direct", Duration::from_secs(120), || path(near, &far_id).0 == "direct");
+    let measure = |what: &str| {
+        let after = served(near, tunnel.entrance).as_secs_f64();
+        notice::say(&format!("CHANGE: {what}: new connections served after {after:.1} s"));
+        settle();
+    };
+    settle();
+    router.rebind();
+    measure("the router forgets its mappings");
+    router.outside().unplug();
+    thread::sleep(Duration::from_secs(10));
+    router.outside().plug();
+    measure("ten seconds without a line");
+    pair.far.host().renumber();
+    measure("another address behind the router");
+}
+
 /// The relays that hold a reservation for a node.
 fn held(node: &Node) -> Vec<String> {
     let status = node.json(&["status"]);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use hive_protocol::{NetworkName, NodeId, peer::PeerMessage};
-use multiaddr::Multiaddr;
+use multiaddr::{Multiaddr, Protocol};
 
 use crate::{ConnId, newcomers::Newcomers, punch::Punches};
 
@@ -92,6 +92,11 @@ impl Connection {
 
     pub fn networks(&self) -> BTreeSet<NetworkName> {
         self.joined.keys().cloned().collect()
+    }
+
+    /// QUIC costs more for each byte than TCP, and the end of a peer shows only by its silence.
+    pub fn is_quic(&self) -> bool {
+        self.address.iter().any(|part| matches!(part, Protocol::Quic | Protocol::QuicV1))
     }
 
     pub fn is_held(&self) -> bool {
@@ -188,9 +193,9 @@ impl Connections {
         self.iter().filter(|(_, c)| c.joined.contains_key(network)).map(|(id, _)| id).collect()
     }
 
-    /// The best connection to a peer: direct before relayed, the oldest first.
+    /// The best connection to a peer: direct before relayed, TCP before QUIC, the oldest first.
     pub fn best(&self, peer: &NodeId) -> Option<(ConnId, &Connection)> {
-        self.of(peer).min_by_key(|(id, c)| (c.joined.is_empty(), c.relayed, c.since, *id))
+        self.of(peer).min_by_key(|(id, c)| (c.joined.is_empty(), c.relayed, c.is_quic(), c.since, *id))
     }
 
     /// Asks for a join at `at`, unless one is running or due earlier.

@@ -7,7 +7,7 @@ use hive_protocol::{
     message::{Failure, FailureCode},
     password::Secret,
 };
-use multiaddr::{Multiaddr, Protocol};
+use multiaddr::Multiaddr;
 
 use crate::{Admin, ConnId, Core, Now, Routes, connections::Connection, membership, peers::Entry};
 
@@ -165,7 +165,7 @@ impl Core {
     /// Whether this node relays for members.
     #[must_use]
     pub fn is_relaying(&self) -> bool {
-        self.reach.is_serving()
+        self.own.relay
     }
 
     /// The proxies, by number.
@@ -194,8 +194,7 @@ impl Core {
 }
 
 fn carrier(connection: &Connection) -> Carrier {
-    let is_quic = |part| matches!(part, Protocol::Quic | Protocol::QuicV1);
-    if connection.address.iter().any(is_quic) { Carrier::Quic } else { Carrier::Tcp }
+    if connection.is_quic() { Carrier::Quic } else { Carrier::Tcp }
 }
 
 fn count(n: usize) -> u32 {

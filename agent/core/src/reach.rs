@@ -27,7 +27,8 @@ const PUNCH: Duration = Duration::from_secs(20);
 pub(crate) struct Reach {
     proven4: bool,
     proven6: bool,
-    serving: bool,
+    /// What the shell was last told of relaying: whether to, and at which addresses.
+    told: Option<(bool, Vec<Multiaddr>)>,
     /// Peers with whom a punch was tried, and until when their connections prove nothing.
     punched: Vec<(NodeId, Duration)>,
 }
@@ -60,10 +61,6 @@ impl Reach {
     /// Whether those who know IPv4 alone find this node, too.
     pub fn is_public4(&self) -> bool {
         self.proven4
-    }
-
-    pub fn is_serving(&self) -> bool {
-        self.serving
     }
 }
 
@@ -103,10 +100,14 @@ impl Core {
             RelayMode::Never => false,
             RelayMode::Auto => self.reach.is_public(),
         };
-        self.reach.serving = serving;
-        self.own.relay = serving;
-        self.own.changed(now.mono);
-        self.out.push(Output::ServeRelay { serving, addresses: self.own.direct().to_vec() });
+        if std::mem::replace(&mut self.own.relay, serving) != serving {
+            self.own.changed(now.mono);
+        }
+        let told = (serving, self.own.direct().to_vec());
+        if self.reach.told.as_ref() != Some(&told) {
+            self.out.push(Output::ServeRelay { serving, addresses: told.1.clone() });
+            self.reach.told = Some(told);
+        }
         self.path.review_at(now.mono + GATHER);
     }
 

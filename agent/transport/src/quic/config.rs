@@ -7,6 +7,7 @@ use quinn::{
     ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
     crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig},
 };
+use ring::hmac;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::runtime::Runtime;
@@ -37,6 +38,7 @@ pub enum Error {
 pub(super) struct Config {
     client: ClientConfig,
     server: ServerConfig,
+    endpoint: EndpointConfig,
     runtime: Arc<Runtime>,
     /// From the first packet of a connection from outside to its identity.
     pub handshake_timeout: Duration,
@@ -52,17 +54,25 @@ impl Config {
         // A NAT may give a client another port at any time.
         server.transport_config(transport).migration(true);
         let runtime = Arc::new(Runtime(options.executor));
-        Ok(Self { client, server, runtime, handshake_timeout: options.handshake_timeout })
+        let endpoint = endpoint(identity);
+        Ok(Self { client, server, endpoint, runtime, handshake_timeout: options.handshake_timeout })
     }
 
     /// An endpoint on a socket of its own.
     pub fn endpoint(&self, local: SocketAddr, listens: bool) -> io::Result<Endpoint> {
         let server = listens.then(|| self.server.clone());
         let socket = open(local).map_err(|error| explain(local, error))?;
-        let mut endpoint = Endpoint::new(EndpointConfig::default(), server, socket, self.runtime.clone())?;
+        let mut endpoint = Endpoint::new(self.endpoint.clone(), server, socket, self.runtime.clone())?;
         endpoint.set_default_client_config(self.client.clone());
         Ok(endpoint)
     }
+}
+
+/// A node that was killed says nothing to its peers. Its successor answers their packets with a reset that they believe
+/// (RFC 9000, section 10.3), because both have derived the same key.
+fn endpoint(identity: &Keypair) -> EndpointConfig {
+    let Some(secret) = identity.derive_secret(b"hive quic stateless reset") else { return EndpointConfig::default() };
+    EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret)))
 }
 
 fn transport(options: &Options) -> TransportConfig {
