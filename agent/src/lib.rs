@@ -17,6 +17,7 @@ mod node;
 pub mod options;
 mod peers;
 mod process;
+mod punch;
 mod random;
 mod serve;
 mod setup;

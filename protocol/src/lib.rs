@@ -40,6 +40,9 @@ pub const PEERS_PROTOCOL: &str = "/hive/peers/1";
 /// Stream protocol of one tunnelled connection between members.
 pub const TUNNEL_PROTOCOL: &str = "/hive/tunnel/1";
 
+/// Stream protocol on which two members that are connected over a relay agree on the moment of a hole punch.
+pub const PUNCH_PROTOCOL: &str = "/hive/punch/1";
+
 /// The newest version both ranges contain, if they overlap.
 #[must_use]
 pub fn negotiate(their_min: u16, their_max: u16) -> Option<u16> {

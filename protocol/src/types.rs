@@ -48,6 +48,12 @@ pub struct NodeInfo {
     /// Target triple.
     #[n(10)]
     pub target: String,
+    /// The node that carries a relayed path.
+    #[n(11)]
+    pub relay: Option<NodeId>,
+    /// Why a relayed path is not direct yet, as far as it was seen.
+    #[n(12)]
+    pub why_relayed: Option<String>,
 }
 
 /// How a node is reached.

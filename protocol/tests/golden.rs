@@ -15,7 +15,7 @@ use golden_samples as samples;
 use hive_protocol::{
     Carrier, Direction, Identity, LogLevel, PathKind, ProxyKind, ProxyState, Reachability, SignedRecord, frame,
     message::{ClientMessage, FailureCode, Request, Response, ServerMessage, session_challenge},
-    peer::{JoinMessage, JoinRefusal, PeerMessage, RangeContent, SyncMessage},
+    peer::{JoinMessage, JoinRefusal, PeerMessage, PunchMessage, RangeContent, SyncMessage},
     process,
     tunnel::{self, Kind, RefuseReason},
 };
@@ -50,6 +50,7 @@ variants!(Response: Done, Error, Identity, Registered, Networks, Nodes, Status, 
     Sessions, Metrics, Logs, Started, FileReady, File);
 variants!(FailureCode: Failed, Usage, NotAuthorised, Unreachable, Version, Busy);
 variants!(JoinMessage: Open, Answer, Confirm, Refused, Done);
+variants!(PunchMessage: Connect, Sync);
 variants!(JoinRefusal: NotAccepted, TryLater);
 variants!(SyncMessage: Compare, Want, Records);
 variants!(RangeContent: Digest, List);
@@ -113,6 +114,7 @@ fn control_messages() {
 #[test]
 fn messages_between_nodes() {
     pin_all::<JoinMessage>(samples::join_messages());
+    pin_all::<PunchMessage>(samples::punch_messages());
     pin_all::<SyncMessage>(samples::sync_messages());
     pin_all::<RangeContent>(samples::range_contents());
     let body = samples::sync_messages().remove(1);
@@ -146,6 +148,7 @@ fn optional_fields_may_be_absent() {
     pin("Request.ProxyAdd.least", &samples::least_proxy());
     pin("ClientMessage.Hello.least", &samples::least_hello());
     pin("Response.Error.least", &samples::least_error());
+    pin("Response.Nodes.relayed", &samples::relayed_nodes());
 }
 
 #[test]
@@ -225,7 +228,17 @@ fn every_golden_file_is_pinned_by_a_test() {
     let mut known: BTreeSet<String> = samples::OTHER_FILES.iter().map(|name| (*name).to_owned()).collect();
     let mut add = |kind: &str, all: &[&str]| known.extend(all.iter().map(|variant| format!("{kind}.{variant}")));
     macro_rules! all { ($($type:ident),+) => { $(add($type::TYPE, $type::ALL);)+ } }
-    all!(ClientMessage, ServerMessage, Request, Response, FailureCode, JoinMessage, JoinRefusal, SyncMessage);
+    all!(
+        ClientMessage,
+        ServerMessage,
+        Request,
+        Response,
+        FailureCode,
+        JoinMessage,
+        JoinRefusal,
+        PunchMessage,
+        SyncMessage
+    );
     all!(RangeContent, RefuseReason, PathKind, Carrier, Direction, ProxyKind, ProxyState, Reachability);
     all!(LogLevel);
     assert_eq!(held, known);

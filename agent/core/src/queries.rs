@@ -7,7 +7,7 @@ use hive_protocol::{
     message::{Failure, FailureCode},
     password::Secret,
 };
-use multiaddr::{Multiaddr, Protocol};
+use multiaddr::Multiaddr;
 
 use crate::{Admin, ConnId, Core, Now, Routes, connections::Connection, membership, peers::Entry};
 
@@ -73,6 +73,8 @@ impl Core {
             addresses: entry.record.addresses.clone(),
             version: entry.record.version.clone(),
             target: entry.record.target.clone(),
+            relay: self.relayed_by(node),
+            why_relayed: self.why_relayed(node),
         }
     }
 
@@ -154,6 +156,18 @@ impl Core {
         (kind, Some(carrier(connection)), connection.rtt.map(milliseconds))
     }
 
+    /// The relays through which this node can be reached.
+    #[must_use]
+    pub fn relays(&self) -> Vec<NodeId> {
+        self.relays.granted().copied().collect()
+    }
+
+    /// Whether this node relays for members.
+    #[must_use]
+    pub fn is_relaying(&self) -> bool {
+        self.own.relay
+    }
+
     /// The proxies, by number.
     pub fn proxies(&self) -> impl Iterator<Item = &ProxySpec> {
         self.proxies.all()
@@ -180,8 +194,7 @@ impl Core {
 }
 
 fn carrier(connection: &Connection) -> Carrier {
-    let is_quic = |part| matches!(part, Protocol::Quic | Protocol::QuicV1);
-    if connection.address.iter().any(is_quic) { Carrier::Quic } else { Carrier::Tcp }
+    if connection.is_quic() { Carrier::Quic } else { Carrier::Tcp }
 }
 
 fn count(n: usize) -> u32 {

@@ -71,7 +71,7 @@ impl Routes {
         spec.zip(link).is_some_and(|(s, l)| l.peer == s.remote.node && l.networks.contains(&s.remote.network))
     }
 
-    /// The best connection to a member: direct before relayed, the oldest first.
+    /// The best connection to a member: direct before relayed, TCP before QUIC, the oldest first.
     #[must_use]
     pub fn path(&self, network: &NetworkName, peer: &NodeId) -> Option<ConnId> {
         self.best.get(&(network.clone(), *peer)).copied()
@@ -92,7 +92,7 @@ impl Routes {
 
 fn best_paths(connections: &Connections) -> BTreeMap<(NetworkName, NodeId), ConnId> {
     let mut order: Vec<_> = connections.iter().collect();
-    order.sort_by_key(|(id, c)| (c.relayed, c.since, *id));
+    order.sort_by_key(|(id, c)| (c.relayed, c.is_quic(), c.since, *id));
     let mut best = BTreeMap::new();
     for (id, connection) in order {
         for network in connection.networks() {

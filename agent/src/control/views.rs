@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use hive_core::Core;
 use hive_protocol::{
-    ConnectionCounts, Direction, NodeId, NodeName, PathKind, Problem, ProxyInfo, ProxySpec, ProxyState, Reachability,
-    StatusInfo, message::Failure,
+    ConnectionCounts, Direction, NodeId, NodeName, PathKind, Problem, ProxyInfo, ProxySpec, ProxyState, StatusInfo,
+    message::Failure,
 };
 
 use crate::{
@@ -83,14 +83,15 @@ fn state(spec: &ProxySpec, path: PathKind, counted: &Counted) -> ProxyState {
 pub(super) async fn status(node: Handle) -> Result<StatusInfo, Failure> {
     let asked = |core: &mut Core, now| (core.name().clone(), core.problems(now), connections(core, now));
     let (node_name, mut problems, connections) = node.ask(asked).await?;
+    let (reachability, relays) = node.ask(|core, _| (core.reachability(), core.relays())).await?;
     problems.extend(own_problems(node.clone()).await?);
     Ok(StatusInfo {
         peer_id: node.id,
         node_name,
         version: VERSION.to_owned(),
         uptime_s: node.started.elapsed().as_secs(),
-        reachability: Reachability::Unknown,
-        relays: Vec::new(),
+        reachability,
+        relays,
         connections,
         tunnels: node.tunnels.totals(),
         listening: node.listening.get().iter().take(hive_protocol::record::MAX_ADDRESSES).cloned().collect(),

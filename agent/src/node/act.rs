@@ -4,10 +4,15 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use hive_core::{ConnId, Output, Routes};
 use hive_protocol::{Identity, NetworkName, NodeId, peer::PeerMessage};
+use hive_transport::quic::is_quic;
 use smol::channel::Sender;
 
-use super::{Node, Reply, handle::Registration, now};
-use crate::{exec, join, net, peers};
+use super::{Dialled, Node, Reply, handle::Registration, now};
+use crate::{
+    exec, join,
+    net::{self, Part, registry::is_relayed},
+    peers, punch,
+};
 
 impl Node {
     pub(super) fn act(&mut self, action: Output) {
@@ -15,6 +20,10 @@ impl Node {
             // Split off by `drain`, and written before.
             Output::Persist(_) => {}
             Output::Dial { peer, addresses } => self.dial(peer, addresses),
+            Output::Reserve { relay, address } => self.reserve(relay, address),
+            Output::Unreserve { relay } => self.unreserve(relay),
+            Output::ServeRelay { serving, addresses } => self.serve_relay(serving, &addresses),
+            Output::Punch { conn, addresses, speak_first } => self.punch(conn, addresses, speak_first),
             Output::Join { conn, network } => self.join(conn, network),
             Output::Send { conn, message } => self.send(conn, message),
             Output::Close { conn, reason } => self.close(conn, reason),
@@ -27,9 +36,39 @@ impl Node {
 
     fn dial(&mut self, peer: NodeId, addresses: Vec<libp2p::Multiaddr>) {
         log::debug!("dialling {peer} at {addresses:?}");
-        if let Some(failed) = net::dial(&mut self.net, peer, addresses) {
-            self.core.handle(failed, now());
+        let dialled = if addresses.iter().any(is_relayed) { Dialled::Circuit } else { Dialled::Direct };
+        let (beside, addresses) = split(addresses, dialled);
+        if !beside.is_empty() {
+            exec::spawn(self.handle.clone().dial_later(peer, beside)).detach();
         }
+        match net::dial(&mut self.net, peer, addresses) {
+            Ok(id) => drop(self.dials.insert(id, dialled)),
+            Err(error) => self.dial_ended(peer, dialled, &error),
+        }
+    }
+
+    /// The addresses of a dial that were left for later, if none of the first has led to the peer.
+    pub(super) fn dial_beside(&mut self, peer: NodeId, addresses: Vec<libp2p::Multiaddr>) -> Reply {
+        if !self.handle.registry.is_direct(&peer)
+            && let Ok(id) = net::dial(&mut self.net, peer, addresses)
+        {
+            self.dials.insert(id, Dialled::Beside);
+        }
+        Reply::none()
+    }
+
+    fn punch(&self, conn: ConnId, addresses: Vec<libp2p::Multiaddr>, speak_first: bool) {
+        if let Some(connection) = self.handle.registry.by_conn(conn) {
+            exec::spawn(punch::initiate(self.handle.clone(), connection, addresses, speak_first)).detach();
+        }
+    }
+
+    pub(super) fn dial_through_hole(&mut self, peer: NodeId, addresses: Vec<libp2p::Multiaddr>, part: Part) -> Reply {
+        match net::punch(&mut self.net, peer, addresses, part) {
+            Ok(id) => drop(self.dials.insert(id, Dialled::Punch)),
+            Err(error) => self.dial_ended(peer, Dialled::Punch, &error),
+        }
+        Reply::none()
     }
 
     fn join(&self, conn: ConnId, network: NetworkName) {
@@ -99,5 +138,15 @@ impl Node {
             // Who asked may have gone away meanwhile.
             let _ = waiting.try_send(result.clone());
         }
+    }
+}
+
+/// What of a direct dial is left for a moment later: QUIC where there is TCP, too. It costs 1.6 times the CPU for each
+/// byte, so it is for those whom TCP does not lead to.
+fn split(addresses: Vec<libp2p::Multiaddr>, dialled: Dialled) -> (Vec<libp2p::Multiaddr>, Vec<libp2p::Multiaddr>) {
+    let (quic, tcp): (Vec<_>, Vec<_>) = addresses.into_iter().partition(is_quic);
+    match dialled {
+        Dialled::Direct if !tcp.is_empty() => (quic, tcp),
+        _ => (Vec::new(), tcp.into_iter().chain(quic).collect()),
     }
 }

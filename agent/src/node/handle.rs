@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_io::Timer;
 use hive_core::{ConnId, Core, Event, Now, Purpose, Routes, Source};
 use hive_protocol::{
     Identity, NetworkName, NodeId, NodeName,
@@ -18,13 +19,16 @@ use smol::channel::{self, Sender};
 use crate::{
     control::Sessions,
     net::{
-        Handles,
+        Handles, Part,
         registry::{Connection, Registry},
     },
     time::within,
     tunnel::{Tunnels, listen::Prepared},
     watched::Watched,
 };
+
+/// The head start of the first addresses of a dial (RFC 8305, section 5).
+const BESIDE: Duration = Duration::from_millis(250);
 
 /// How a registration ended: the node's name and the number of members known, or why not.
 pub type Registration = Result<(NodeName, u32), Failure>;
@@ -42,6 +46,10 @@ pub enum Input {
     Call(Call),
     /// Register a node; answered when the core says how it ended.
     Register { identity: Identity, network: NetworkName, reply: Sender<Registration> },
+    /// Dial through a hole that the peer punches now.
+    Punch { peer: NodeId, addresses: Vec<Multiaddr>, part: Part },
+    /// Dial also at these addresses.
+    DialBeside { peer: NodeId, addresses: Vec<Multiaddr> },
     /// Listen on these addresses from now on.
     Listen { addresses: Vec<Multiaddr>, reply: Sender<Result<(), Failure>> },
     /// End the loop; the sender is dropped when it has.
@@ -182,6 +190,17 @@ impl Handle {
     pub async fn event(&self, event: Event) {
         // When the loop has ended nobody needs to know any more.
         let _ = self.inbox.send(Input::Event(event)).await;
+    }
+
+    /// Dials through a hole that the peer punches at this moment.
+    pub async fn punch(&self, peer: NodeId, addresses: Vec<Multiaddr>, part: Part) {
+        let _ = self.inbox.send(Input::Punch { peer, addresses, part }).await;
+    }
+
+    /// Dials also at these addresses, a moment from now, if there is no direct connection by then.
+    pub async fn dial_later(self, peer: NodeId, addresses: Vec<Multiaddr>) {
+        Timer::after(BESIDE).await;
+        let _ = self.inbox.send(Input::DialBeside { peer, addresses }).await;
     }
 
     /// Registers a node and waits for the outcome.

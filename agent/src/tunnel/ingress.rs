@@ -23,6 +23,8 @@ use crate::{net::registry::Connection, node::Handle, time::within};
 
 /// From the stream's opening to its OPEN frame.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// From a join that the peer has finished to this node's having heard of it.
+const JOIN_LAG: Duration = Duration::from_secs(2);
 /// For connecting to the target.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tunnelled connections of the node at once.
@@ -35,6 +37,7 @@ pub async fn serve(node: Handle, connection: Connection, mut stream: Stream) {
     let Some(Ok(open)) = within(OPEN_TIMEOUT, read_open(&mut stream)).await else {
         return log::debug!("a stream from {} did not open", connection.peer);
     };
+    await_join(&node, &connection, &open).await;
     match admit(&node, &connection, &open) {
         Ok(spec) => carry(&node, &connection, &spec, stream).await,
         Err(refusal) => {
@@ -48,6 +51,14 @@ pub async fn serve(node: Handle, connection: Connection, mut stream: Stream) {
             refuse(&mut stream, &refusal).await;
         }
     }
+}
+
+/// The peer counts a connection as joined once its last message of the join has left, and may open streams at once; this
+/// node's loop hears of it a moment later.
+async fn await_join(node: &Handle, connection: &Connection, open: &Open) {
+    let joined = node.routes.wait_for(|routes| routes.joined(connection.conn, &open.network).then_some(()));
+    // Without an answer the stream is judged as it is: refused.
+    let _ = within(JOIN_LAG, joined).await;
 }
 
 async fn read_open(stream: &mut Stream) -> Result<Open, CarrierError> {

@@ -10,7 +10,7 @@ use hive_protocol::{
         ServerMessage, TerminalInfo,
     },
     password::Cost,
-    peer::{Entry, JoinMessage, JoinRefusal, Range, RangeContent, SyncMessage},
+    peer::{Entry, JoinMessage, JoinRefusal, PunchMessage, Range, RangeContent, SyncMessage},
     process::{Exit, Frame, Stream},
     tunnel::{Open, Refusal, RefuseReason},
 };
@@ -27,6 +27,7 @@ pub const OTHER_FILES: &[&str] = &[
     "Request.ProxyAdd.least",
     "ClientMessage.Hello.least",
     "Response.Error.least",
+    "Response.Nodes.relayed",
     "session_challenge",
     "frame",
     "process.data",
@@ -224,6 +225,8 @@ fn node_info() -> NodeInfo {
         addresses: addresses(),
         version: "0.1.0".into(),
         target: "x86_64-unknown-linux-gnu".into(),
+        relay: None,
+        why_relayed: None,
     }
 }
 
@@ -328,6 +331,16 @@ fn metrics() -> Metrics {
         }],
         network: vec![InterfaceMetrics { interface: "eth0".into(), rx_bytes: 1000, tx_bytes: 70_000 }],
     }
+}
+
+/// A row that says how it is relayed, as nodes do since hole punches.
+pub fn relayed_nodes() -> Response {
+    let why = Some("2 hole punches did not come through".to_owned());
+    Response::Nodes { rows: vec![NodeInfo { relay: Some(node()), why_relayed: why, ..node_info() }], more: false }
+}
+
+pub fn punch_messages() -> Vec<PunchMessage> {
+    vec![PunchMessage::Connect { addresses: addresses() }, PunchMessage::Sync { listen: true }]
 }
 
 pub fn join_messages() -> Vec<JoinMessage> {
