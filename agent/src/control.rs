@@ -7,6 +7,7 @@
 mod connect;
 mod forward;
 mod handler;
+mod keys;
 mod login;
 mod server;
 mod socket;

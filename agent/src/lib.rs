@@ -9,6 +9,7 @@ mod exec;
 pub mod files;
 mod frames;
 mod join;
+mod keys;
 pub mod memory;
 mod net;
 mod node;

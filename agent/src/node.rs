@@ -35,6 +35,7 @@ use listeners::{Listeners, Ports};
 use unwritten::Unwritten;
 
 use crate::{
+    keys::Keys,
     net::{self, Behaviour, BehaviourEvent, Handles},
     store::{Store, StoreError},
 };
@@ -82,7 +83,7 @@ impl Node {
         announced: Vec<Multiaddr>,
     ) -> Result<Self, StoreError> {
         let (sender, inbox) = channel::bounded(INBOX);
-        let handle = Handle::new(&core, sender, handles);
+        let handle = Handle::new(&core, sender, handles, Arc::new(Keys::load(store.clone())?));
         Ok(Self {
             core,
             net,

@@ -73,6 +73,10 @@ pub enum Verb {
     Forward(cmds::forward::Forward),
     /// See [`cmds::connect::Connect`].
     Connect(cmds::connect::Connect),
+    /// See [`cmds::keys::Keys`].
+    Keys(cmds::keys::Keys),
+    /// See [`cmds::keys::CreateKey`].
+    CreateKey(cmds::keys::CreateKey),
     /// See [`cmds::node::Rename`].
     Rename(cmds::node::Rename),
     /// See [`cmds::node::Listen`].

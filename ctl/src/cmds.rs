@@ -4,6 +4,7 @@ pub mod completions;
 pub mod connect;
 pub mod forward;
 pub mod id;
+pub mod keys;
 pub mod login;
 pub mod networks;
 pub mod node;
@@ -35,6 +36,8 @@ pub async fn run(app: &App, verb: Verb) -> Result<()> {
         Verb::Proxy(args) => proxy::run(app, &args).await,
         Verb::Forward(args) => forward::run(app, &args).await,
         Verb::Connect(args) => connect::run(app, &args).await,
+        Verb::Keys(args) => keys::run(app, &args).await,
+        Verb::CreateKey(args) => keys::create(app, &args).await,
         Verb::Rename(args) => node::rename(app, &args).await,
         Verb::Listen(args) => node::listen(app, &args).await,
         Verb::Completions(args) => completions::run(app, &args),

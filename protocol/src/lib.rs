@@ -10,6 +10,7 @@ pub mod codec;
 pub mod frame;
 pub mod id;
 pub mod identity;
+pub mod keys;
 pub mod message;
 pub mod pake;
 pub mod password;
@@ -18,8 +19,9 @@ pub mod record;
 pub mod tunnel;
 pub mod types;
 
-pub use id::{NameError, NetworkName, NodeId, NodeName, Timestamp};
+pub use id::{KeyName, KeyPrefix, NameError, NetworkName, NodeId, NodeName, Timestamp};
 pub use identity::Identity;
+pub use keys::{KeyEntry, KeyInfo, KeyType};
 pub use record::{PeerRecord, SignedRecord};
 pub use types::*;
 

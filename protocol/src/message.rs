@@ -14,8 +14,8 @@ use minicbor::{Decode, Encode};
 use multiaddr::Multiaddr;
 
 use crate::{
-    Direction, Identity, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName, ProxyId, ProxyInfo, ProxyKind,
-    SessionInfo, StatusInfo, codec, pake, password::Cost,
+    Direction, Identity, KeyEntry, KeyInfo, KeyName, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName, ProxyId,
+    ProxyInfo, ProxyKind, SessionInfo, StatusInfo, codec, pake, password::Cost,
 };
 
 /// What a client sends.
@@ -267,6 +267,33 @@ pub enum Request {
         #[cbor(n(0), with = "codec::multiaddrs")]
         addresses: Vec<Multiaddr>,
     },
+    /// The key store, without the texts. Answer: [`Response::Keys`].
+    #[n(40)]
+    Keys,
+    /// Store entries, all or none, in place of those of the same names. Answer: [`Response::KeysStored`].
+    #[n(41)]
+    KeysPut {
+        /// At most [`crate::keys::ENTRIES_MAX`].
+        #[n(0)]
+        entries: Vec<KeyEntry>,
+    },
+    /// Remove entries, all or none. Answer: [`Response::Done`].
+    #[n(42)]
+    KeysRemove {
+        /// Their names.
+        #[n(0)]
+        names: Vec<KeyName>,
+    },
+    /// An entry with its text. Answer: [`Response::KeyEntry`].
+    #[n(43)]
+    KeyShow {
+        /// Its name.
+        #[n(0)]
+        name: KeyName,
+        /// Whether a private key may be told.
+        #[n(1)]
+        reveal: bool,
+    },
 }
 
 /// One side of a tunnel, as asked for.
@@ -371,6 +398,22 @@ pub enum Response {
     /// The node's login sessions.
     #[n(10)]
     Sessions(#[n(0)] Vec<SessionInfo>),
+    /// Entries of the key store.
+    #[n(40)]
+    Keys {
+        /// At most [`PAGE`] rows.
+        #[n(0)]
+        rows: Vec<KeyInfo>,
+        /// Whether another page follows.
+        #[n(1)]
+        more: bool,
+    },
+    /// An entry of the key store with its text.
+    #[n(41)]
+    KeyEntry(#[n(0)] KeyEntry),
+    /// What was stored.
+    #[n(42)]
+    KeysStored(#[n(0)] Vec<KeyInfo>),
 }
 
 /// Most rows of one page of a list; each row is well under 3 KiB.

@@ -9,7 +9,7 @@ use hive_protocol::{
 };
 
 use super::{
-    connect,
+    connect, keys,
     server::{Authority, Bytes, Control, End},
     views,
 };
@@ -26,6 +26,10 @@ impl<S: Bytes> Control<S> {
             Request::Nodes => self.nodes().await,
             Request::Proxies => self.proxies().await,
             Request::ProxyAdd(wish) => self.add_proxy(&wish).await,
+            Request::Keys => {
+                let rows = self.node.keys.list();
+                self.pages(rows, |rows, more| Response::Keys { rows, more }).await
+            }
             Request::Logout => self.logout().await,
             other => {
                 let answer = answer(self.node.clone(), other).await;
@@ -107,6 +111,9 @@ async fn answer(node: Handle, request: Request) -> Result<Response, Failure> {
         }
         Request::Networks => Ok(Response::Networks(node.ask(|core, now| core.networks(now)).await?)),
         Request::Status => Ok(Response::Status(views::status(node).await?)),
+        Request::KeysPut { .. } | Request::KeysRemove { .. } | Request::KeyShow { .. } => {
+            keys::answer(node, request).await
+        }
         Request::Sessions => Ok(Response::Sessions(node.ask(|core, _| core.sessions()).await?)),
         change => carry_out(node, change).await.map(|()| Response::Done),
     }

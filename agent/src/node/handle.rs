@@ -17,6 +17,7 @@ use smol::channel::{self, Sender};
 
 use crate::{
     control::Sessions,
+    keys::Keys,
     net::{
         Handles,
         registry::{Connection, Registry},
@@ -117,6 +118,8 @@ pub struct Shared {
     pub sessions: Arc<Sessions>,
     /// Addresses this node listens on.
     pub listening: Watched<Vec<Multiaddr>>,
+    /// The key store.
+    pub keys: Arc<Keys>,
     inbox: Sender<Input>,
     store_problem: Mutex<Option<String>>,
 }
@@ -130,7 +133,8 @@ impl std::ops::Deref for Handle {
 }
 
 impl Handle {
-    pub(super) fn new(core: &Core, inbox: Sender<Input>, Handles { streams, registry }: Handles) -> Self {
+    pub(super) fn new(core: &Core, inbox: Sender<Input>, handles: Handles, keys: Arc<Keys>) -> Self {
+        let Handles { streams, registry } = handles;
         Self(Arc::new(Shared {
             id: core.id(),
             started: Instant::now(),
@@ -141,6 +145,7 @@ impl Handle {
             prepared: Prepared::default(),
             sessions: Arc::default(),
             listening: Watched::new(Arc::default()),
+            keys,
             inbox,
             store_problem: Mutex::new(None),
         }))

@@ -1,9 +1,9 @@
 //! One value of every variant, with every field filled and no two fields alike where they could be mixed up.
 
 use hive_protocol::{
-    Carrier, ConnectionCounts, Direction, Identity, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName, PathKind,
-    PeerRecord, Problem, ProxyInfo, ProxyKind, ProxyState, Reachability, SessionInfo, SignedRecord, StatusInfo,
-    Timestamp, TunnelCounts,
+    Carrier, ConnectionCounts, Direction, Identity, KeyEntry, KeyInfo, KeyType, NetworkInfo, NetworkName, NodeId,
+    NodeInfo, NodeName, PathKind, PeerRecord, Problem, ProxyInfo, ProxyKind, ProxyState, Reachability, SessionInfo,
+    SignedRecord, StatusInfo, Timestamp, TunnelCounts,
     message::{BindAddr, ClientMessage, Failure, FailureCode, ProxyRequest, Request, Response, ServerMessage},
     password::Cost,
     peer::{Entry, JoinMessage, JoinRefusal, Range, RangeContent, SyncMessage},
@@ -135,6 +135,10 @@ pub fn requests() -> Vec<Request> {
         Request::SessionRevoke { id: "d75a9801".into() },
         Request::Rename { name: name() },
         Request::Listen { addresses: addresses() },
+        Request::Keys,
+        Request::KeysPut { entries: vec![key_entry()] },
+        Request::KeysRemove { names: vec![key_entry().key_name.clone()] },
+        Request::KeyShow { name: key_entry().key_name.clone(), reveal: true },
     ]
 }
 
@@ -170,6 +174,9 @@ pub fn responses() -> Vec<Response> {
         Response::Proxies { rows: vec![proxy_info()], more: false },
         Response::Connected,
         Response::Sessions(vec![session()]),
+        Response::Keys { rows: vec![key_info()], more: true },
+        Response::KeyEntry(key_entry()),
+        Response::KeysStored(vec![key_info()]),
     ]
 }
 
@@ -281,4 +288,20 @@ pub fn range_contents() -> Vec<RangeContent> {
         RangeContent::Digest { fingerprint: [0xf1; 16], count: 33 },
         RangeContent::List { entries: vec![Entry { node: node().short(), seq: 1_760_000_000_001 }] },
     ]
+}
+
+fn key_entry() -> KeyEntry {
+    let pem = "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n".into();
+    KeyEntry { key_name: "web_key.pem".parse().unwrap(), key_type: KeyType::Key, pem }
+}
+
+fn key_info() -> KeyInfo {
+    KeyInfo {
+        key_name: "web_cert.pem".parse().unwrap(),
+        key_type: KeyType::Cert,
+        not_after: Some(Timestamp(1_767_776_000_000)),
+        hostnames: vec!["shed.example".into(), "www.shed.example".into()],
+        renews_at: Some(Timestamp(1_765_184_000_000)),
+        last_error: Some("the name did not resolve".into()),
+    }
 }
