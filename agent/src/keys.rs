@@ -10,6 +10,7 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -85,6 +86,12 @@ pub struct Keys {
 struct Inner {
     entries: BTreeMap<KeyName, KeyEntry>,
     served: BTreeMap<KeyPrefix, Arc<CertifiedKey>>,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keys")
+    }
 }
 
 impl Keys {

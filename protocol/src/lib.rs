@@ -8,6 +8,7 @@
 
 pub mod codec;
 pub mod frame;
+pub mod host;
 pub mod id;
 pub mod identity;
 pub mod keys;
@@ -19,6 +20,7 @@ pub mod record;
 pub mod tunnel;
 pub mod types;
 
+pub use host::{HostPattern, NotAHost};
 pub use id::{KeyName, KeyPrefix, NameError, NetworkName, NodeId, NodeName, Timestamp};
 pub use identity::Identity;
 pub use keys::{KeyEntry, KeyInfo, KeyType};

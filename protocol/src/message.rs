@@ -14,8 +14,8 @@ use minicbor::{Decode, Encode};
 use multiaddr::Multiaddr;
 
 use crate::{
-    Direction, Identity, KeyEntry, KeyInfo, KeyName, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName, ProxyId,
-    ProxyInfo, ProxyKind, SessionInfo, StatusInfo, codec, pake, password::Cost,
+    Direction, HostPattern, Identity, KeyEntry, KeyInfo, KeyName, KeyPrefix, NetworkInfo, NetworkName, NodeId,
+    NodeInfo, NodeName, ProxyId, ProxyInfo, ProxyKind, SessionInfo, StatusInfo, codec, pake, password::Cost,
 };
 
 /// What a client sends.
@@ -327,6 +327,12 @@ pub struct ProxyRequest {
     /// Whether it ends with this stream.
     #[n(8)]
     pub temporary: bool,
+    /// The certificate with which TLS is terminated here; none to pass bytes on as they are.
+    #[n(20)]
+    pub key_prefix: Option<KeyPrefix>,
+    /// At an egress, the host name by which TLS clients ask for this proxy, among others on the same port.
+    #[n(21)]
+    pub sni: Option<HostPattern>,
 }
 
 /// An address to listen on.

@@ -143,6 +143,8 @@ fn numbers_that_stand_for_words() {
 #[test]
 fn optional_fields_may_be_absent() {
     pin("Request.ProxyAdd.least", &samples::least_proxy());
+    pin("Request.ProxyAdd.tls", &samples::tls_proxy());
+    pin("Response.Proxies.named", &samples::named_proxies());
     pin("ClientMessage.Hello.least", &samples::least_hello());
     pin("Response.Error.least", &samples::least_error());
 }

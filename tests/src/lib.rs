@@ -33,6 +33,7 @@ pub mod pki;
 pub mod process;
 pub mod services;
 pub mod tcp;
+pub mod tls;
 pub mod traffic;
 pub mod usage;
 pub mod view;

@@ -1,11 +1,36 @@
 //! Certificates of a CA that exists for one test alone.
 
+use crate::node::Node;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use std::fs;
 
 /// A certificate authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
+}
+
+impl Authority {
+    /// Certifies hosts and stores the set at a node, in one step.
+    ///
+    /// # Panics
+    /// When the node refuses.
+    pub fn store(&self, node: &Node, prefix: &str, hosts: &[&str]) -> Certified {
+        let set = self.certify(hosts);
+        let contents = [("cert", &set.cert), ("key", &set.key), ("issuer", &self.pem)];
+        let mut arguments = vec!["create-key".to_owned()];
+        for (part, pem) in contents {
+            let path = node.host().folder("pem").join(format!("{}-{prefix}-{part}", node.name()));
+            fs::write(&path, pem).expect("a file in the lab's folder");
+            let options = [("--key-name", format!("{prefix}_{part}.pem")), ("--key-type", part.to_owned())];
+            let options = options.into_iter().chain([("--key-content", format!("@{}", path.display()))]);
+            arguments.extend(options.flat_map(|(name, value)| [name.to_owned(), value]));
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let told = node.ctl(&arguments).success();
+        assert!(told.contains("ends in") && !told.contains("BEGIN"), "{told}");
+        set
+    }
 }
 
 /// A certificate, without its issuer, and its private key, both PEM.

@@ -4,26 +4,10 @@ use hive_tests::{
     lab::Lab,
     node::Node,
     pair::{self, Pair},
-    pki::{Authority, Certified},
+    pki::Authority,
 };
 use serde_json::{Value, json};
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
-
-/// Stores a set under the prefix `web` in one step.
-fn store(node: &Node, set: &Certified, authority: &Authority) {
-    let contents = [("cert", &set.cert), ("key", &set.key), ("issuer", &authority.pem().to_owned())];
-    let mut arguments = vec!["create-key".to_owned()];
-    for (part, pem) in contents {
-        let path = node.host().folder("pem").join(part);
-        fs::write(&path, pem).unwrap();
-        let options = [("--key-name", format!("web_{part}.pem")), ("--key-type", part.to_owned())];
-        let options = options.into_iter().chain([("--key-content", format!("@{}", path.display()))]);
-        arguments.extend(options.flat_map(|(name, value)| [name.to_owned(), value]));
-    }
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let told = node.ctl(&arguments).success();
-    assert!(told.contains("ends in") && !told.contains("BEGIN"), "{told}");
-}
 
 fn names(keys: &Value) -> Vec<&str> {
     keys.as_array().unwrap().iter().map(|key| key["key_name"].as_str().unwrap()).collect()
@@ -34,8 +18,7 @@ fn keys_are_stored_listed_written_and_removed() {
     let lab = Lab::new();
     let mut node = Node::start(&lab.host("node"), pair::options());
     let authority = Authority::create("a CA");
-    let set = authority.certify(&["shed.example", "www.shed.example"]);
-    store(&node, &set, &authority);
+    let set = authority.store(&node, "web", &["shed.example", "www.shed.example"]);
     node.restart();
     let listed = node.json(&["keys"]);
     assert_eq!(names(&listed), ["web_cert.pem", "web_issuer.pem", "web_key.pem"]);
@@ -63,7 +46,7 @@ fn a_key_that_does_not_fit_is_refused() {
     let lab = Lab::new();
     let node = Node::start(&lab.host("node"), pair::options());
     let authority = Authority::create("a CA");
-    store(&node, &authority.certify(&["shed.example"]), &authority);
+    authority.store(&node, "web", &["shed.example"]);
     let other = authority.certify(&["shed.example"]);
     let create = ["create-key", "--key-name", "web_key.pem", "--key-type", "key", "--key-content", "-"];
     let told = node.ctl_with_stdin("", &create, other.key.as_bytes()).failure(2);
@@ -77,8 +60,7 @@ fn a_set_is_copied_to_another_node() {
     let lab = Lab::new();
     let pair = Pair::start(&lab);
     let authority = Authority::create("a CA");
-    let set = authority.certify(&["shed.example"]);
-    store(&pair.near, &set, &authority);
+    let set = authority.store(&pair.near, "web", &["shed.example"]);
     pair.near.ctl(&["keys", "copy", "--key-prefix", "web", "--to", "far"]).success();
     let folder = pair.far.host().folder("out");
     pair.far.ctl(&["keys", "--out", folder.to_str().unwrap(), "--reveal"]).success();

@@ -163,8 +163,10 @@ async fn identity(node: Handle) -> Result<Identity, Failure> {
 
 /// Binds an egress' port before the proxy exists: a port that cannot be had is an answer now, not a state later.
 async fn add_proxy(node: Handle, wish: ProxyRequest) -> Result<ProxyId, Failure> {
-    let egress = (wish.direction == Direction::Egress && wish.port != 0)
-        .then(|| SocketAddr::new(wish.bind.map_or(DEFAULT_BIND, |bind| bind.0), wish.port));
+    let address = SocketAddr::new(wish.bind.map_or(DEFAULT_BIND, |bind| bind.0), wish.port);
+    // A port that is shared by host names is bound already; whether the names differ, the core says.
+    let shared = wish.sni.is_some() && node.ask(move |core, _| core.shares_port(address.ip(), address.port())).await?;
+    let egress = (wish.direction == Direction::Egress && wish.port != 0 && !shared).then_some(address);
     if let Some(address) = egress {
         node.prepared.bind(address).map_err(|e| cannot_bind(address, &e))?;
     }

@@ -23,7 +23,7 @@ use crate::{
         registry::{Connection, Registry},
     },
     time::within,
-    tunnel::{Tunnels, listen::Prepared},
+    tunnel::{Tunnels, listen::Prepared, tls::Termination},
     watched::Watched,
 };
 
@@ -118,6 +118,8 @@ pub struct Shared {
     pub sessions: Arc<Sessions>,
     /// Addresses this node listens on.
     pub listening: Watched<Vec<Multiaddr>>,
+    /// TLS ends here, for proxies that say so.
+    pub termination: Termination,
     /// The key store.
     pub keys: Arc<Keys>,
     inbox: Sender<Input>,
@@ -145,6 +147,7 @@ impl Handle {
             prepared: Prepared::default(),
             sessions: Arc::default(),
             listening: Watched::new(Arc::default()),
+            termination: Termination::new(keys.clone()),
             keys,
             inbox,
             store_problem: Mutex::new(None),

@@ -20,6 +20,8 @@ pub const OTHER_FILES: &[&str] = &[
     "Identity",
     "Identity.text",
     "Request.ProxyAdd.least",
+    "Request.ProxyAdd.tls",
+    "Response.Proxies.named",
     "ClientMessage.Hello.least",
     "Response.Error.least",
     "session_challenge",
@@ -153,7 +155,21 @@ fn proxy_request() -> ProxyRequest {
         bind: Some(BindAddr("192.0.2.1".parse().unwrap())),
         host: Some("localhost".into()),
         temporary: true,
+        key_prefix: None,
+        sni: None,
     }
+}
+
+/// With the fields that came after version 0.1.
+pub fn tls_proxy() -> Request {
+    let (key_prefix, sni) = (Some("web".parse().unwrap()), Some("*.shed.example".parse().unwrap()));
+    Request::ProxyAdd(ProxyRequest { direction: Direction::Egress, key_prefix, sni, ..proxy_request() })
+}
+
+/// With the field that came after version 0.1.
+pub fn named_proxies() -> Response {
+    let named = ProxyInfo { sni: Some("shed.example".parse().unwrap()), ..proxy_info() };
+    Response::Proxies { rows: vec![named], more: false }
 }
 
 pub fn least_proxy() -> Request {
@@ -249,6 +265,7 @@ fn proxy_info() -> ProxyInfo {
         bytes_in: 50_000,
         bytes_out: 6_000_000,
         last_error: Some("target refused".into()),
+        sni: None,
     }
 }
 
