@@ -131,7 +131,9 @@ impl Keys {
             return Err(KeysError::Count);
         }
         let told = entries.iter().map(info).collect();
-        self.change(entries, &[], Vec::new())?;
+        let by_hand = entries.iter().filter_map(|entry| managed(&entry.key_name));
+        let also = by_hand.map(|prefix| KeyChange::Acme(crate::acme::record_key(&prefix), None)).collect();
+        self.change(entries, &[], also)?;
         Ok(told)
     }
 
@@ -148,6 +150,7 @@ impl Keys {
         for name in gone {
             entries.remove(name).ok_or_else(|| KeysError::Unknown(name.clone()))?;
             also.push(KeyChange::Gone(name.clone()));
+            also.extend(managed(name).map(|prefix| KeyChange::Acme(crate::acme::record_key(&prefix), None)));
         }
         for entry in &put {
             check_entry(entry)?;
@@ -166,6 +169,11 @@ impl Keys {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The set that renews itself no longer when this entry is removed or replaced by hand.
+pub fn managed(name: &KeyName) -> Option<KeyPrefix> {
+    name.split().filter(|(_, part)| *part != KeyType::Issuer).map(|(prefix, _)| prefix)
 }
 
 fn check_entry(entry: &KeyEntry) -> Result<(), KeysError> {
@@ -211,7 +219,8 @@ fn certified(entries: &BTreeMap<KeyName, KeyEntry>, prefix: &KeyPrefix) -> Resul
     part(KeyType::Key).map(|key| check::pair(chain, key)).transpose()
 }
 
-fn info(entry: &KeyEntry) -> KeyInfo {
+/// What may be told about an entry.
+pub fn info(entry: &KeyEntry) -> KeyInfo {
     // What is stored was checked; an entry of an older agent that no longer passes is listed without these.
     let leaf = match entry.key_type {
         KeyType::Key => None,

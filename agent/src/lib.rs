@@ -2,6 +2,7 @@
 //!
 //! [`agent::run`] is the whole daemon; the binary is a thin wrapper, and tests may embed it.
 
+mod acme;
 pub mod agent;
 pub mod check;
 pub mod control;

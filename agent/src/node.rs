@@ -35,7 +35,6 @@ use listeners::{Listeners, Ports};
 use unwritten::Unwritten;
 
 use crate::{
-    keys::Keys,
     net::{self, Behaviour, BehaviourEvent, Handles},
     store::{Store, StoreError},
 };
@@ -83,7 +82,7 @@ impl Node {
         announced: Vec<Multiaddr>,
     ) -> Result<Self, StoreError> {
         let (sender, inbox) = channel::bounded(INBOX);
-        let handle = Handle::new(&core, sender, handles, Arc::new(Keys::load(store.clone())?));
+        let handle = Handle::new(&core, sender, handles, handle::Tls::load(&store)?);
         Ok(Self {
             core,
             net,

@@ -223,6 +223,20 @@ impl Store {
         Ok(txn.commit()?)
     }
 
+    /// What belongs to certificates that renew themselves and to accounts, by key.
+    pub fn list_acme(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let txn = self.env.read_txn()?;
+        let found = self.acme.prefix_iter(&txn, prefix.as_bytes())?;
+        let owned = |(key, value): (&[u8], &[u8])| (String::from_utf8_lossy(key).into_owned(), value.to_vec());
+        Ok(found.map(|entry| entry.map(owned)).collect::<Result<_, _>>()?)
+    }
+
+    /// One of them.
+    pub fn acme(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let txn = self.env.read_txn()?;
+        Ok(self.acme.get(&txn, key.as_bytes())?.map(<[u8]>::to_vec))
+    }
+
     /// A single value kept beside the tables, for the shell itself.
     pub fn get<T: for<'b> Decode<'b, ()>>(&self, key: &str) -> Result<Option<T>, StoreError> {
         let txn = self.env.read_txn()?;

@@ -9,6 +9,7 @@ use hive_protocol::{
     CONTROL_PROTOCOL, Identity, KeyEntry, KeyInfo, KeyName, NetworkInfo, NodeId, NodeInfo, NodeName, ProxyId,
     ProxyInfo, SessionInfo, StatusInfo, VERSION_CURRENT, VERSION_MIN,
     frame::{self, CONTROL_MAX, DecodeError, PREFIX},
+    keys::TlsRequest,
     message::{ClientMessage, ProxyRequest, Request, Response, ServerMessage, session_challenge},
     pake::{self, Context, Initiator},
     password,
@@ -164,6 +165,20 @@ impl Client {
         let response = self.request(Request::KeysPut { entries }).await?;
         let Response::KeysStored(stored) = response else { return Err(unexpected()) };
         Ok(stored)
+    }
+
+    /// Obtains a certificate; `tell` hears of each step.
+    pub async fn obtain(&mut self, wish: TlsRequest, tell: impl Fn(&str) -> Result<()>) -> Result<Vec<KeyInfo>> {
+        let mut answer = self.request(Request::TlsObtain(wish)).await?;
+        loop {
+            match answer {
+                Response::TlsStep { text } => tell(&text)?,
+                Response::KeysStored(stored) => return Ok(stored),
+                _ => return Err(unexpected()),
+            }
+            let ServerMessage::Response(next) = receive(&mut self.stream).await? else { return Err(unexpected()) };
+            answer = refusal(next)?;
+        }
     }
 
     /// Adds one side of a tunnel; answers its number.

@@ -13,6 +13,7 @@ pub mod proxy;
 pub mod register;
 pub mod sessions;
 pub mod status;
+pub mod tls;
 
 use std::str::FromStr;
 
@@ -36,6 +37,7 @@ pub async fn run(app: &App, verb: Verb) -> Result<()> {
         Verb::Proxy(args) => proxy::run(app, &args).await,
         Verb::Forward(args) => forward::run(app, &args).await,
         Verb::Connect(args) => connect::run(app, &args).await,
+        Verb::Tls(args) => tls::run(app, &args).await,
         Verb::Keys(args) => keys::run(app, &args).await,
         Verb::CreateKey(args) => keys::create(app, &args).await,
         Verb::Rename(args) => node::rename(app, &args).await,

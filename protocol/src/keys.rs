@@ -6,7 +6,7 @@ use std::fmt;
 use minicbor::{Decode, Encode};
 use zeroize::Zeroize;
 
-use crate::{KeyName, KeyPrefix, Timestamp};
+use crate::{HostPattern, KeyName, KeyPrefix, Timestamp};
 
 /// Longest PEM text of one entry, in bytes: a chain of a dozen certificates.
 pub const PEM_MAX: usize = 64 * 1024;
@@ -107,6 +107,75 @@ impl fmt::Debug for KeyEntry {
             .field("key_name", &self.key_name)
             .field("key_type", &self.key_type)
             .finish_non_exhaustive()
+    }
+}
+
+/// A certificate to obtain and to renew from then on (ACME, RFC 8555).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct TlsRequest {
+    /// Host names, no wildcards.
+    #[n(0)]
+    pub hostnames: Vec<HostPattern>,
+    /// What its entries' names begin with.
+    #[n(1)]
+    pub key_prefix: KeyPrefix,
+    /// How the names are proven.
+    #[n(2)]
+    pub challenge: Challenge,
+    /// Address of the CA's directory.
+    #[n(3)]
+    pub directory: String,
+    /// Roots that the CA's own certificate is checked against, PEM; none for those of the public web.
+    #[n(4)]
+    pub roots: Option<String>,
+    /// Address to which the CA may write.
+    #[n(5)]
+    pub email: Option<String>,
+    /// An account made elsewhere, to which the one here is bound (RFC 8555, section 7.3.4).
+    #[n(6)]
+    pub external: Option<ExternalAccount>,
+    /// Port on which http-01 is answered; port 80 of the names must lead there.
+    #[n(7)]
+    pub http_port: u16,
+}
+
+impl TlsRequest {
+    /// Whether an order for one serves the other.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let order = |wish: &Self| (wish.hostnames.clone(), wish.challenge, wish.directory.clone());
+        order(self) == order(other)
+    }
+}
+
+/// How a CA is shown that a host name is this node's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Challenge {
+    /// A file on port 80 (RFC 8555, section 8.3).
+    #[n(0)]
+    Http01,
+    /// A certificate on port 443 (RFC 8737).
+    #[n(1)]
+    TlsAlpn01,
+}
+
+/// An account made elsewhere.
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ExternalAccount {
+    /// Its name.
+    #[n(0)]
+    pub kid: String,
+    /// Its key.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub hmac_key: Vec<u8>,
+}
+
+impl fmt::Debug for ExternalAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExternalAccount").field("kid", &self.kid).finish_non_exhaustive()
     }
 }
 

@@ -15,7 +15,8 @@ use multiaddr::Multiaddr;
 
 use crate::{
     Direction, HostPattern, Identity, KeyEntry, KeyInfo, KeyName, KeyPrefix, NetworkInfo, NetworkName, NodeId,
-    NodeInfo, NodeName, ProxyId, ProxyInfo, ProxyKind, SessionInfo, StatusInfo, codec, pake, password::Cost,
+    NodeInfo, NodeName, ProxyId, ProxyInfo, ProxyKind, SessionInfo, StatusInfo, codec, keys::TlsRequest, pake,
+    password::Cost,
 };
 
 /// What a client sends.
@@ -294,6 +295,10 @@ pub enum Request {
         #[n(1)]
         reveal: bool,
     },
+    /// Obtain a certificate, and renew it from then on. Answer: any number of [`Response::TlsStep`], then
+    /// [`Response::KeysStored`]. The order goes on when the client goes away.
+    #[n(44)]
+    TlsObtain(#[n(0)] TlsRequest),
 }
 
 /// One side of a tunnel, as asked for.
@@ -420,6 +425,13 @@ pub enum Response {
     /// What was stored.
     #[n(42)]
     KeysStored(#[n(0)] Vec<KeyInfo>),
+    /// A step towards a certificate, in a sentence.
+    #[n(43)]
+    TlsStep {
+        /// The sentence, without a full stop.
+        #[n(0)]
+        text: String,
+    },
 }
 
 /// Most rows of one page of a list; each row is well under 3 KiB.

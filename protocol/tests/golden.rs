@@ -14,6 +14,7 @@ use std::{collections::BTreeSet, fmt::Debug, fs, path::PathBuf};
 use golden_samples as samples;
 use hive_protocol::{
     Carrier, Direction, Identity, KeyType, PathKind, ProxyKind, ProxyState, Reachability, SignedRecord, frame,
+    keys::Challenge,
     message::{ClientMessage, FailureCode, Request, Response, ServerMessage, session_challenge},
     peer::{JoinMessage, JoinRefusal, PeerMessage, RangeContent, SyncMessage},
     tunnel::{self, Kind, RefuseReason},
@@ -44,9 +45,9 @@ variants!(ClientMessage: Hello, Prove, Login, LoginOpen, LoginConfirm, Request);
 variants!(ServerMessage: Welcome, Proven, LoginSalt, LoginAnswer, LoginDone, Response);
 variants!(Request: Identity, Register, Networks, NetworkJoin, NetworkLeave, NetworkRotate, Ban, Nodes, Status,
     ProxyAdd, Proxies, ProxyRemove, ProxyEnable, Connect, Logout, Sessions, SessionRevoke, Rename, Listen, Keys, KeysPut,
-    KeysRemove, KeyShow);
+    KeysRemove, KeyShow, TlsObtain);
 variants!(Response: Done, Error, Identity, Registered, Networks, Nodes, Status, ProxyAdded, Proxies, Connected,
-    Sessions, Keys, KeyEntry, KeysStored);
+    Sessions, Keys, KeyEntry, KeysStored, TlsStep);
 variants!(FailureCode: Failed, Usage, NotAuthorised, Unreachable, Version, Busy);
 variants!(JoinMessage: Open, Answer, Confirm, Refused, Done);
 variants!(JoinRefusal: NotAccepted, TryLater);
@@ -58,6 +59,7 @@ variants!(Carrier: Tcp, Quic);
 variants!(Direction: Egress, Ingress);
 variants!(ProxyKind: Tcp);
 variants!(ProxyState: Listening, Connected, Waiting, Failed);
+variants!(Challenge: Http01, TlsAlpn01);
 variants!(KeyType: Cert, Key, Issuer);
 variants!(Reachability: Public, Private, Unknown);
 
@@ -136,6 +138,7 @@ fn numbers_that_stand_for_words() {
     pin_all(vec![p::Direction::Egress, p::Direction::Ingress]);
     pin_all(vec![p::ProxyKind::Tcp]);
     pin_all(vec![p::ProxyState::Listening, p::ProxyState::Connected, p::ProxyState::Waiting, p::ProxyState::Failed]);
+    pin_all(vec![Challenge::Http01, Challenge::TlsAlpn01]);
     pin_all(vec![p::KeyType::Cert, p::KeyType::Key, p::KeyType::Issuer]);
     pin_all(vec![p::Reachability::Public, p::Reachability::Private, p::Reachability::Unknown]);
 }
@@ -214,7 +217,18 @@ fn every_golden_file_is_pinned_by_a_test() {
     let mut add = |kind: &str, all: &[&str]| known.extend(all.iter().map(|variant| format!("{kind}.{variant}")));
     macro_rules! all { ($($type:ident),+) => { $(add($type::TYPE, $type::ALL);)+ } }
     all!(ClientMessage, ServerMessage, Request, Response, FailureCode, JoinMessage, JoinRefusal, SyncMessage);
-    all!(KeyType, RangeContent, RefuseReason, PathKind, Carrier, Direction, ProxyKind, ProxyState, Reachability);
+    all!(
+        Challenge,
+        KeyType,
+        RangeContent,
+        RefuseReason,
+        PathKind,
+        Carrier,
+        Direction,
+        ProxyKind,
+        ProxyState,
+        Reachability
+    );
     assert_eq!(held, known);
 }
 

@@ -29,6 +29,7 @@ pub mod node;
 pub mod notice;
 pub mod pair;
 pub mod payload;
+pub mod pebble;
 pub mod pki;
 pub mod process;
 pub mod services;

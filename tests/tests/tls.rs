@@ -117,6 +117,35 @@ fn serve_http2(mut stream: TcpStream) -> io::Result<()> {
 }
 
 #[test]
+fn a_websocket_stays_open_both_ways() {
+    let lab = Lab::new();
+    let (pair, authority) = certified(&lab, Side::Ingress);
+    let server = tcp::Server::start(pair.far.host(), 0, |mut stream| {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n").unwrap();
+        let _ = io::copy(&mut stream.try_clone().unwrap(), &mut stream);
+    });
+    let entrance = tunnel(&pair, Side::Ingress, server.address());
+    let client = Client::trusting(authority.pem(), &["http/1.1"]);
+    let mut stream = client.connect(pair.near.host(), entrance, NAME).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n").unwrap();
+    let mut answer = [0; 56];
+    stream.read_exact(&mut answer).unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 101 ") && answer.ends_with(b"\r\n\r\n"));
+    for message in [&b"\x81\x05hello"[..], b"\x89\x00", &[0x82; 70_000]] {
+        let mut echoed = vec![0; message.len()];
+        stream.write_all(message).unwrap();
+        stream.read_exact(&mut echoed).unwrap();
+        assert_eq!(echoed, message);
+    }
+}
+
+#[test]
 fn ends_and_aborts_pass_through_tls() {
     for side in [Side::Egress, Side::Ingress] {
         let lab = Lab::new();

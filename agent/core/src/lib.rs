@@ -6,11 +6,13 @@
 //! (`hive-agent`) holds no policy.
 //!
 //! Each room decides one thing and knows nothing of the others: `membership` (networks and their secrets), `peers` and
-//! `sync` (the table), `newcomers` (how fast it grows), `own` (this node's record), `connections`, `path` (whom to dial), `routes` (proxies and
-//! admission), `register`, `session`, `guard`. [`Core`] only carries news between them.
+//! `sync` (the table), `newcomers` (how fast it grows), `own` (this node's record), `connections`, `path` (whom to
+//! dial), `routes` (proxies and admission), `register`, `session`, `guard`, [`acme`] (when certificates are ordered).
+//! [`Core`] only carries news between them.
 
 #![forbid(unsafe_code)]
 
+pub mod acme;
 mod clock;
 mod commands;
 mod connections;

@@ -27,9 +27,10 @@ impl<S: Bytes> Control<S> {
             Request::Proxies => self.proxies().await,
             Request::ProxyAdd(wish) => self.add_proxy(&wish).await,
             Request::Keys => {
-                let rows = self.node.keys.list();
+                let rows = self.node.keys.list().into_iter().map(|info| self.node.acme.describe(info)).collect();
                 self.pages(rows, |rows, more| Response::Keys { rows, more }).await
             }
+            Request::TlsObtain(wish) => self.obtain(wish).await,
             Request::Logout => self.logout().await,
             other => {
                 let answer = answer(self.node.clone(), other).await;

@@ -127,7 +127,8 @@ async fn own_problems(node: Handle) -> Result<Vec<Problem>, Failure> {
     });
     let specs = node.ask(|core, _| core.proxies().cloned().collect::<Vec<_>>()).await?;
     let failing = specs.iter().filter_map(|spec| failing(spec, &counted(&node, spec)));
-    Ok(store.into_iter().chain(deaf).chain(failing).collect())
+    let renewals = node.acme.problems();
+    Ok(store.into_iter().chain(deaf).chain(renewals).chain(failing).collect())
 }
 
 fn failing(spec: &ProxySpec, counted: &Counted) -> Option<Problem> {
@@ -155,6 +156,7 @@ fn hint(direction: Direction, cause: Cause) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
     #[test]
     fn an_egress_whose_target_refuses_is_not_said_to_be_offline() {
         let refused = Counted {

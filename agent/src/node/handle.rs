@@ -16,12 +16,14 @@ use libp2p::Multiaddr;
 use smol::channel::{self, Sender};
 
 use crate::{
+    acme::{Acme, answers::Answers},
     control::Sessions,
     keys::Keys,
     net::{
         Handles,
         registry::{Connection, Registry},
     },
+    store::{Store, StoreError},
     time::within,
     tunnel::{Tunnels, listen::Prepared, tls::Termination},
     watched::Watched,
@@ -94,6 +96,22 @@ impl From<NotStored> for Failure {
     }
 }
 
+/// What TLS is served with.
+pub struct Tls {
+    keys: Arc<Keys>,
+    acme: Arc<Acme>,
+    answers: Arc<Answers>,
+}
+
+impl Tls {
+    /// Takes up what is stored.
+    pub fn load(store: &Arc<Store>) -> Result<Self, StoreError> {
+        let answers = Arc::<Answers>::default();
+        let keys = Arc::new(Keys::load(store.clone())?);
+        Ok(Self { keys, acme: Arc::new(Acme::load(store.clone(), answers.clone())?), answers })
+    }
+}
+
 /// A handle on a running node. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle(Arc<Shared>);
@@ -122,6 +140,8 @@ pub struct Shared {
     pub termination: Termination,
     /// The key store.
     pub keys: Arc<Keys>,
+    /// The certificates that renew themselves.
+    pub acme: Arc<Acme>,
     inbox: Sender<Input>,
     store_problem: Mutex<Option<String>>,
 }
@@ -135,8 +155,9 @@ impl std::ops::Deref for Handle {
 }
 
 impl Handle {
-    pub(super) fn new(core: &Core, inbox: Sender<Input>, handles: Handles, keys: Arc<Keys>) -> Self {
+    pub(super) fn new(core: &Core, inbox: Sender<Input>, handles: Handles, tls: Tls) -> Self {
         let Handles { streams, registry } = handles;
+        let Tls { keys, acme, answers } = tls;
         Self(Arc::new(Shared {
             id: core.id(),
             started: Instant::now(),
@@ -147,8 +168,9 @@ impl Handle {
             prepared: Prepared::default(),
             sessions: Arc::default(),
             listening: Watched::new(Arc::default()),
-            termination: Termination::new(keys.clone()),
+            termination: Termination::new(keys.clone(), answers),
             keys,
+            acme,
             inbox,
             store_problem: Mutex::new(None),
         }))

@@ -25,7 +25,7 @@ use hive_protocol::{KeyPrefix, ProxyId};
 use rustls::{
     ServerConfig,
     crypto::ring,
-    server::Acceptor,
+    server::{Acceptor, ClientHello},
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use smol::future::try_zip;
@@ -34,7 +34,9 @@ use super::{
     buffers::Buffer,
     pair::{self, Inner},
 };
-use crate::{keys::Keys, time::within};
+pub use alpn::ACME;
+
+use crate::{acme::answers::Answers, keys::Keys, time::within};
 
 /// From a connection's start to the end of its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -64,6 +66,7 @@ pub type Connect = Box<dyn Fn() -> BoxFuture<'static, Result<Inner, String>> + S
 /// What TLS is ended with, for all proxies of a node.
 pub struct Termination {
     keys: Arc<Keys>,
+    answers: Arc<Answers>,
     configs: Mutex<BTreeMap<KeyPrefix, Settings>>,
     behind: alpn::Behind,
 }
@@ -72,9 +75,9 @@ pub struct Termination {
 type Settings = (Arc<CertifiedKey>, Arc<ServerConfig>);
 
 impl Termination {
-    /// With these certificates.
-    pub fn new(keys: Arc<Keys>) -> Self {
-        Self { keys, configs: Mutex::default(), behind: alpn::Behind::default() }
+    /// With these certificates, and these answers to challenges.
+    pub fn new(keys: Arc<Keys>, answers: Arc<Answers>) -> Self {
+        Self { keys, answers, configs: Mutex::default(), behind: alpn::Behind::default() }
     }
 
     /// Speaks TLS on `client` and carries its bytes to and from what `connect` connects to, until both are done.
@@ -87,7 +90,8 @@ impl Termination {
         let handshake = self.handshake((proxy, prefix), &client, &connect);
         let opened = within(HANDSHAKE, handshake).await.unwrap_or(Err(TlsError::Slow));
         let stream = match opened {
-            Ok(stream) => stream,
+            Ok(Some(stream)) => stream,
+            Ok(None) => return Ok(()),
             Err(error) => {
                 client.abort();
                 return Err(error);
@@ -105,20 +109,31 @@ impl Termination {
         plain.and(outcome)
     }
 
+    /// The session; none where the handshake itself was all that was wanted: the answer to a challenge.
     async fn handshake<'c>(
         &self,
         (proxy, prefix): (ProxyId, &KeyPrefix),
         client: &'c Inner,
         connect: &Connect,
-    ) -> Result<TlsStream<BufReader<&'c Inner>>, TlsError> {
+    ) -> Result<Option<TlsStream<BufReader<&'c Inner>>>, TlsError> {
         let mut io = BufReader::with_capacity(READ_AHEAD, client);
         postgres::answer(&mut io).await.map_err(TlsError::Handshake)?;
         let start = LazyConfigAcceptor::new(Acceptor::default(), io).await.map_err(TlsError::Handshake)?;
         let asked = alpn::asked(&start.client_hello());
+        if let Some(config) = self.challenge(&start.client_hello(), &asked) {
+            let mut answered = start.into_stream(config).await.map_err(TlsError::Handshake)?;
+            answered.close().await.map_err(TlsError::Handshake)?;
+            return Ok(None);
+        }
         let http2 = alpn::asks_for_http2(&asked) && self.behind.speaks_http2(proxy, connect).await;
         let mut config = self.config(prefix).map_err(TlsError::Handshake)?;
         config.alpn_protocols = alpn::offer(asked, http2);
-        start.into_stream(Arc::new(config)).await.map_err(TlsError::Handshake)
+        start.into_stream(Arc::new(config)).await.map(Some).map_err(TlsError::Handshake)
+    }
+
+    /// The answer to a challenge, where the client is a CA that asks for it (RFC 8737, section 3).
+    fn challenge(&self, hello: &ClientHello<'_>, asked: &[Vec<u8>]) -> Option<Arc<ServerConfig>> {
+        (asked == [ACME]).then(|| self.answers.for_host(hello.server_name()?)).flatten()
     }
 
     /// The settings of the certificate of this moment. They are kept, so that clients can resume their sessions, until

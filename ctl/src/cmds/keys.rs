@@ -24,6 +24,7 @@ use crate::{
 };
 
 pub use create::{CreateKey, create};
+pub use list::now;
 
 node_verb! {
     /// List the certificates and keys of a node, show, remove or copy them.
@@ -125,7 +126,7 @@ async fn list(app: &App, args: &Keys, target: &Target) -> Result<()> {
         let names: Vec<_> = keys.iter().map(|key| &key.key_name).collect();
         return app.out.show(&names, || names.iter().map(|name| format!("{name}\n")).collect());
     }
-    app.out.show(&keys, || app.out.table(&list::table(&keys, list::now())))
+    app.out.show(&keys, || app.out.table(&list::table(&keys, now())))
 }
 
 async fn show(app: &App, args: &Show, target: &Target) -> Result<()> {

@@ -4,6 +4,7 @@ use hive_protocol::{
     Carrier, ConnectionCounts, Direction, Identity, KeyEntry, KeyInfo, KeyType, NetworkInfo, NetworkName, NodeId,
     NodeInfo, NodeName, PathKind, PeerRecord, Problem, ProxyInfo, ProxyKind, ProxyState, Reachability, SessionInfo,
     SignedRecord, StatusInfo, Timestamp, TunnelCounts,
+    keys::{Challenge, ExternalAccount, TlsRequest},
     message::{BindAddr, ClientMessage, Failure, FailureCode, ProxyRequest, Request, Response, ServerMessage},
     password::Cost,
     peer::{Entry, JoinMessage, JoinRefusal, Range, RangeContent, SyncMessage},
@@ -141,6 +142,7 @@ pub fn requests() -> Vec<Request> {
         Request::KeysPut { entries: vec![key_entry()] },
         Request::KeysRemove { names: vec![key_entry().key_name.clone()] },
         Request::KeyShow { name: key_entry().key_name.clone(), reveal: true },
+        Request::TlsObtain(tls_request()),
     ]
 }
 
@@ -193,6 +195,7 @@ pub fn responses() -> Vec<Response> {
         Response::Keys { rows: vec![key_info()], more: true },
         Response::KeyEntry(key_entry()),
         Response::KeysStored(vec![key_info()]),
+        Response::TlsStep { text: "the CA may ask now".into() },
     ]
 }
 
@@ -320,5 +323,18 @@ fn key_info() -> KeyInfo {
         hostnames: vec!["shed.example".into(), "www.shed.example".into()],
         renews_at: Some(Timestamp(1_765_184_000_000)),
         last_error: Some("the name did not resolve".into()),
+    }
+}
+
+fn tls_request() -> TlsRequest {
+    TlsRequest {
+        hostnames: vec!["shed.example".parse().unwrap(), "www.shed.example".parse().unwrap()],
+        key_prefix: "web".parse().unwrap(),
+        challenge: Challenge::TlsAlpn01,
+        directory: "https://ca.example/directory".into(),
+        roots: Some("-----BEGIN CERTIFICATE-----\n".into()),
+        email: Some("me@shed.example".into()),
+        external: Some(ExternalAccount { kid: "kid-1".into(), hmac_key: vec![0xe1; 32] }),
+        http_port: 8080,
     }
 }

@@ -103,7 +103,7 @@ fn read(from: impl Read, what: &str) -> Result<String> {
 }
 
 fn unreadable(what: &str, error: &io::Error) -> Error {
-    Error::usage(format!("cannot read {what}: {error}"))
+    Error::failed(format!("cannot read {what}: {error}"))
 }
 
 fn parse_type(text: &str) -> Result<KeyType, String> {
@@ -148,7 +148,6 @@ mod tests {
             &["--key-name", "a", "--key-type", "cert"],
             &["--key-name", "a/b", "--key-type", "cert", "--key-content", "x"],
             &["--key-name", "a", "--key-type", "csr", "--key-content", "x"],
-            &["--key-name", "a", "--key-type", "cert", "--key-content", "@/nowhere/at/all"],
         ] {
             assert_eq!(flags(line).unwrap_err().status, Status::Usage, "{line:?}");
         }
