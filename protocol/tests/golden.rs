@@ -13,10 +13,12 @@ use std::{collections::BTreeSet, fmt::Debug, fs, path::PathBuf};
 
 use golden_samples as samples;
 use hive_protocol::{
-    Carrier, Direction, Identity, KeyType, PathKind, ProxyKind, ProxyState, Reachability, SignedRecord, frame,
+    Carrier, Direction, Identity, KeyType, LogLevel, PathKind, ProxyKind, ProxyState, Reachability, SignedRecord,
+    frame,
     keys::Challenge,
     message::{ClientMessage, FailureCode, Request, Response, ServerMessage, session_challenge},
     peer::{JoinMessage, JoinRefusal, PeerMessage, RangeContent, SyncMessage},
+    process,
     tunnel::{self, Kind, RefuseReason},
 };
 use minicbor::{Decode, Encode};
@@ -45,9 +47,9 @@ variants!(ClientMessage: Hello, Prove, Login, LoginOpen, LoginConfirm, Request);
 variants!(ServerMessage: Welcome, Proven, LoginSalt, LoginAnswer, LoginDone, Response);
 variants!(Request: Identity, Register, Networks, NetworkJoin, NetworkLeave, NetworkRotate, Ban, Nodes, Status,
     ProxyAdd, Proxies, ProxyRemove, ProxyEnable, Connect, Logout, Sessions, SessionRevoke, Rename, Listen, Keys, KeysPut,
-    KeysRemove, KeyShow, TlsObtain);
+    KeysRemove, KeyShow, TlsObtain, Metrics, Logs, Run, FilePut, FileStat, FileGet);
 variants!(Response: Done, Error, Identity, Registered, Networks, Nodes, Status, ProxyAdded, Proxies, Connected,
-    Sessions, Keys, KeyEntry, KeysStored, TlsStep);
+    Sessions, Keys, KeyEntry, KeysStored, TlsStep, Metrics, Logs, Started, FileReady, File);
 variants!(FailureCode: Failed, Usage, NotAuthorised, Unreachable, Version, Busy);
 variants!(JoinMessage: Open, Answer, Confirm, Refused, Done);
 variants!(JoinRefusal: NotAccepted, TryLater);
@@ -62,6 +64,7 @@ variants!(ProxyState: Listening, Connected, Waiting, Failed);
 variants!(Challenge: Http01, TlsAlpn01);
 variants!(KeyType: Cert, Key, Issuer);
 variants!(Reachability: Public, Private, Unknown);
+variants!(LogLevel: Error, Warn, Info, Debug, Trace);
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1").join(format!("{name}.hex"))
@@ -141,6 +144,7 @@ fn numbers_that_stand_for_words() {
     pin_all(vec![Challenge::Http01, Challenge::TlsAlpn01]);
     pin_all(vec![p::KeyType::Cert, p::KeyType::Key, p::KeyType::Issuer]);
     pin_all(vec![p::Reachability::Public, p::Reachability::Private, p::Reachability::Unknown]);
+    pin_all(vec![LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace]);
 }
 
 #[test]
@@ -209,6 +213,19 @@ fn tunnel_frames() {
 }
 
 #[test]
+fn process_frames() {
+    for (name, frame) in samples::process_frames() {
+        let bytes = frame.to_bytes();
+        let pinned = golden(&format!("process.{name}"), &bytes);
+        assert_eq!(bytes, pinned, "{name}");
+        let (header, body) = pinned.split_at(process::HEADER_LEN);
+        let header = header.try_into().unwrap();
+        assert_eq!(process::body_len(header), Ok(body.len()));
+        assert_eq!(process::Frame::parse(header, body), Ok(frame));
+    }
+}
+
+#[test]
 fn every_golden_file_is_pinned_by_a_test() {
     let files = fs::read_dir(path("x").parent().unwrap()).unwrap();
     let held: BTreeSet<_> =
@@ -217,18 +234,8 @@ fn every_golden_file_is_pinned_by_a_test() {
     let mut add = |kind: &str, all: &[&str]| known.extend(all.iter().map(|variant| format!("{kind}.{variant}")));
     macro_rules! all { ($($type:ident),+) => { $(add($type::TYPE, $type::ALL);)+ } }
     all!(ClientMessage, ServerMessage, Request, Response, FailureCode, JoinMessage, JoinRefusal, SyncMessage);
-    all!(
-        Challenge,
-        KeyType,
-        RangeContent,
-        RefuseReason,
-        PathKind,
-        Carrier,
-        Direction,
-        ProxyKind,
-        ProxyState,
-        Reachability
-    );
+    all!(Challenge, KeyType, LogLevel);
+    all!(RangeContent, RefuseReason, PathKind, Carrier, Direction, ProxyKind, ProxyState, Reachability);
     assert_eq!(held, known);
 }
 
