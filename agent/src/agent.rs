@@ -14,7 +14,7 @@ use hive_protocol::{message::Failure, password::PasswordError};
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
 
 use crate::{
-    TARGET, VERSION, control, exec,
+    TARGET, VERSION, acme, control, exec,
     net::Net,
     node::{DEFAULT_PORT, Handle, Node, NotStored, now, stored_listeners},
     options::{OptionError, Options, Settings, host_name},
@@ -110,6 +110,7 @@ async fn serve(settings: Settings, store: Arc<Store>) -> Result<(), Error> {
         exec::spawn(node.run()),
         exec::spawn(serve::streams(handle.clone(), incoming)),
         exec::spawn(tunnel::listen::keep(handle.clone())),
+        exec::spawn(acme::keep(handle.clone())),
         exec::spawn(socket.serve(handle.clone())),
     ];
     stopped(signals).await;
@@ -123,9 +124,9 @@ async fn stopped(mut signals: Signals) {
 }
 
 /// Stops accepting, lets tunnelled connections end for a while, and ends the loop, which has stored everything.
-async fn shut_down(handle: &Handle, tasks: [smol::Task<()>; 4]) {
-    let [node, streams, egress, socket] = tasks;
-    for serving in [streams, egress, socket] {
+async fn shut_down(handle: &Handle, tasks: [smol::Task<()>; 5]) {
+    let [node, streams, egress, renewals, socket] = tasks;
+    for serving in [streams, egress, renewals, socket] {
         // A task that is dropped ends some time later: the process could be faster, and leave the socket's file behind.
         serving.cancel().await;
     }

@@ -101,7 +101,7 @@ impl Node {
         announced: Vec<Multiaddr>,
     ) -> Result<Self, StoreError> {
         let (sender, inbox) = channel::bounded(INBOX);
-        let handle = Handle::new(&core, sender, handles);
+        let handle = Handle::new(&core, sender, handles, handle::Tls::load(&store)?);
         Ok(Self {
             core,
             net,

@@ -8,8 +8,10 @@
 
 pub mod codec;
 pub mod frame;
+pub mod host;
 pub mod id;
 pub mod identity;
+pub mod keys;
 pub mod message;
 pub mod metrics;
 pub mod pake;
@@ -20,8 +22,10 @@ pub mod record;
 pub mod tunnel;
 pub mod types;
 
-pub use id::{NameError, NetworkName, NodeId, NodeName, Timestamp};
+pub use host::{HostPattern, NotAHost};
+pub use id::{KeyName, KeyPrefix, NameError, NetworkName, NodeId, NodeName, Timestamp};
 pub use identity::Identity;
+pub use keys::{KeyEntry, KeyInfo, KeyType};
 pub use metrics::*;
 pub use record::{PeerRecord, SignedRecord};
 pub use types::*;

@@ -13,7 +13,9 @@ use std::{collections::BTreeSet, fmt::Debug, fs, path::PathBuf};
 
 use golden_samples as samples;
 use hive_protocol::{
-    Carrier, Direction, Identity, LogLevel, PathKind, ProxyKind, ProxyState, Reachability, SignedRecord, frame,
+    Carrier, Direction, Identity, KeyType, LogLevel, PathKind, ProxyKind, ProxyState, Reachability, SignedRecord,
+    frame,
+    keys::Challenge,
     message::{ClientMessage, FailureCode, Request, Response, ServerMessage, session_challenge},
     peer::{JoinMessage, JoinRefusal, PeerMessage, PunchMessage, RangeContent, SyncMessage},
     process,
@@ -44,10 +46,10 @@ macro_rules! variants {
 variants!(ClientMessage: Hello, Prove, Login, LoginOpen, LoginConfirm, Request);
 variants!(ServerMessage: Welcome, Proven, LoginSalt, LoginAnswer, LoginDone, Response);
 variants!(Request: Identity, Register, Networks, NetworkJoin, NetworkLeave, NetworkRotate, Ban, Nodes, Status,
-    ProxyAdd, Proxies, ProxyRemove, ProxyEnable, Connect, Logout, Sessions, SessionRevoke, Rename, Listen, Metrics, Logs, Run, FilePut,
-    FileStat, FileGet);
+    ProxyAdd, Proxies, ProxyRemove, ProxyEnable, Connect, Logout, Sessions, SessionRevoke, Rename, Listen, Keys, KeysPut,
+    KeysRemove, KeyShow, TlsObtain, Metrics, Logs, Run, FilePut, FileStat, FileGet);
 variants!(Response: Done, Error, Identity, Registered, Networks, Nodes, Status, ProxyAdded, Proxies, Connected,
-    Sessions, Metrics, Logs, Started, FileReady, File);
+    Sessions, Keys, KeyEntry, KeysStored, TlsStep, Metrics, Logs, Started, FileReady, File);
 variants!(FailureCode: Failed, Usage, NotAuthorised, Unreachable, Version, Busy);
 variants!(JoinMessage: Open, Answer, Confirm, Refused, Done);
 variants!(PunchMessage: Connect, Sync);
@@ -60,6 +62,8 @@ variants!(Carrier: Tcp, Quic);
 variants!(Direction: Egress, Ingress);
 variants!(ProxyKind: Tcp);
 variants!(ProxyState: Listening, Connected, Waiting, Failed);
+variants!(Challenge: Http01, TlsAlpn01);
+variants!(KeyType: Cert, Key, Issuer);
 variants!(Reachability: Public, Private, Unknown);
 variants!(LogLevel: Error, Warn, Info, Debug, Trace);
 
@@ -139,6 +143,8 @@ fn numbers_that_stand_for_words() {
     pin_all(vec![p::Direction::Egress, p::Direction::Ingress]);
     pin_all(vec![p::ProxyKind::Tcp]);
     pin_all(vec![p::ProxyState::Listening, p::ProxyState::Connected, p::ProxyState::Waiting, p::ProxyState::Failed]);
+    pin_all(vec![Challenge::Http01, Challenge::TlsAlpn01]);
+    pin_all(vec![p::KeyType::Cert, p::KeyType::Key, p::KeyType::Issuer]);
     pin_all(vec![p::Reachability::Public, p::Reachability::Private, p::Reachability::Unknown]);
     pin_all(vec![LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace]);
 }
@@ -146,6 +152,8 @@ fn numbers_that_stand_for_words() {
 #[test]
 fn optional_fields_may_be_absent() {
     pin("Request.ProxyAdd.least", &samples::least_proxy());
+    pin("Request.ProxyAdd.tls", &samples::tls_proxy());
+    pin("Response.Proxies.named", &samples::named_proxies());
     pin("ClientMessage.Hello.least", &samples::least_hello());
     pin("Response.Error.least", &samples::least_error());
     pin("Response.Nodes.relayed", &samples::relayed_nodes());
@@ -239,8 +247,8 @@ fn every_golden_file_is_pinned_by_a_test() {
         PunchMessage,
         SyncMessage
     );
+    all!(Challenge, KeyType, LogLevel);
     all!(RangeContent, RefuseReason, PathKind, Carrier, Direction, ProxyKind, ProxyState, Reachability);
-    all!(LogLevel);
     assert_eq!(held, known);
 }
 

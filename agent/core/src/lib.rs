@@ -7,11 +7,12 @@
 //!
 //! Each room decides one thing and knows nothing of the others: `membership` (networks and their secrets), `peers` and
 //! `sync` (the table), `newcomers` (how fast it grows), `own` (this node's record), `connections`, `path` (whom to
-//! dial), `reach`, `relays` and `punch` (ways through NATs), `routes` (proxies and
-//! admission), `register`, `session`, `guard`. [`Core`] only carries news between them.
+//! dial), `reach`, `relays` and `punch` (ways through NATs), `routes` (proxies and admission), `register`, `session`,
+//! `guard`, [`acme`] (when certificates are ordered). [`Core`] only carries news between them.
 
 #![forbid(unsafe_code)]
 
+pub mod acme;
 mod clock;
 mod commands;
 mod connections;

@@ -1,6 +1,6 @@
 //! What people want to know: tables, networks, paths, and what is wrong in words they can act on.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use hive_protocol::{
     Carrier, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName, PathKind, ProxySpec,
@@ -171,6 +171,12 @@ impl Core {
     /// The proxies, by number.
     pub fn proxies(&self) -> impl Iterator<Item = &ProxySpec> {
         self.proxies.all()
+    }
+
+    /// Whether a new egress with a host name would share the port of one that listens there now.
+    #[must_use]
+    pub fn shares_port(&self, bind: IpAddr, port: u16) -> bool {
+        self.proxies.shares_port(bind, port)
     }
 
     /// The admin account, if there is one.

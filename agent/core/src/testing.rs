@@ -239,6 +239,8 @@ pub(crate) fn ingress(peer: &str) -> ProxyRequest {
         bind: None,
         host: None,
         temporary: false,
+        key_prefix: None,
+        sni: None,
     }
 }
 

@@ -17,13 +17,16 @@ use libp2p::Multiaddr;
 use smol::channel::{self, Sender};
 
 use crate::{
+    acme::{Acme, answers::Answers},
     control::Sessions,
+    keys::Keys,
     net::{
         Handles, Part,
         registry::{Connection, Registry},
     },
+    store::{Store, StoreError},
     time::within,
-    tunnel::{Tunnels, listen::Prepared},
+    tunnel::{Tunnels, listen::Prepared, tls::Termination},
     watched::Watched,
 };
 
@@ -101,6 +104,22 @@ impl From<NotStored> for Failure {
     }
 }
 
+/// What TLS is served with.
+pub struct Tls {
+    keys: Arc<Keys>,
+    acme: Arc<Acme>,
+    answers: Arc<Answers>,
+}
+
+impl Tls {
+    /// Takes up what is stored.
+    pub fn load(store: &Arc<Store>) -> Result<Self, StoreError> {
+        let answers = Arc::<Answers>::default();
+        let keys = Arc::new(Keys::load(store.clone())?);
+        Ok(Self { keys, acme: Arc::new(Acme::load(store.clone(), answers.clone())?), answers })
+    }
+}
+
 /// A handle on a running node. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle(Arc<Shared>);
@@ -125,6 +144,12 @@ pub struct Shared {
     pub sessions: Arc<Sessions>,
     /// Addresses this node listens on.
     pub listening: Watched<Vec<Multiaddr>>,
+    /// TLS ends here, for proxies that say so.
+    pub termination: Termination,
+    /// The key store.
+    pub keys: Arc<Keys>,
+    /// The certificates that renew themselves.
+    pub acme: Arc<Acme>,
     inbox: Sender<Input>,
     store_problem: Mutex<Option<String>>,
 }
@@ -138,7 +163,9 @@ impl std::ops::Deref for Handle {
 }
 
 impl Handle {
-    pub(super) fn new(core: &Core, inbox: Sender<Input>, Handles { streams, registry }: Handles) -> Self {
+    pub(super) fn new(core: &Core, inbox: Sender<Input>, handles: Handles, tls: Tls) -> Self {
+        let Handles { streams, registry } = handles;
+        let Tls { keys, acme, answers } = tls;
         Self(Arc::new(Shared {
             id: core.id(),
             started: Instant::now(),
@@ -149,6 +176,9 @@ impl Handle {
             prepared: Prepared::default(),
             sessions: Arc::default(),
             listening: Watched::new(Arc::default()),
+            termination: Termination::new(keys.clone(), answers),
+            keys,
+            acme,
             inbox,
             store_problem: Mutex::new(None),
         }))

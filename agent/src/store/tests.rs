@@ -77,6 +77,8 @@ fn proxy() -> ProxySpec {
         remote: Remote { network: "lab".parse().unwrap(), node, port: 80 },
         enabled: true,
         temporary: false,
+        key_prefix: None,
+        sni: None,
     }
 }
 

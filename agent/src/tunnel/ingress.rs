@@ -9,17 +9,20 @@ use std::{
 use async_io::Async;
 use futures::AsyncReadExt;
 use hive_protocol::{
-    ProxySpec,
+    KeyPrefix, ProxySpec,
     tunnel::{Kind, Open, Refusal, RefuseReason},
 };
 use hive_transport::streams::Stream;
+use smol::future::or;
 
 use super::{
     Cause, Counters,
     carrier::{self, CarrierError},
     copy::{self, Broken, Peer},
+    pair::{Cut, Inner},
+    tls::{self, TlsError},
 };
-use crate::{net::registry::Connection, node::Handle, time::within};
+use crate::{exec, net::registry::Connection, node::Handle, time::within};
 
 /// From the stream's opening to its OPEN frame.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,19 +87,44 @@ async fn carry(node: &Handle, connection: &Connection, spec: &ProxySpec, mut str
     if !node.routes.get().allows(spec.id, connection.conn) {
         return;
     }
-    let local = match connect(&spec.host, spec.port).await {
-        Ok(local) => local,
+    let (local, cut) = match target(node, spec, &counters).await {
+        Ok(target) => target,
         Err(text) => {
             counters.failed(Cause::Target, &text);
             return refuse(&mut stream, &Refusal { reason: RefuseReason::Target, text }).await;
         }
     };
     counters.succeeded();
-    if let Err(broken) = pump(stream, local, &counters, entry.ended()).await {
+    if let Err(broken) = pump(stream, local, &counters, or(entry.ended(), cut.happened())).await {
         log::debug!("proxy {}: {broken}", spec.id);
         if let Some(cause) = broken.cause() {
             counters.failed(cause, broken.to_string());
         }
+    }
+}
+
+/// What an admitted stream leads to: the target itself, or TLS that ends here and leads there.
+async fn target(node: &Handle, spec: &ProxySpec, counters: &Arc<Counters>) -> Result<(Async<TcpStream>, Cut), String> {
+    let Some(prefix) = spec.key_prefix.clone() else {
+        return Ok((connect(&spec.host, spec.port).await?, Cut::never()));
+    };
+    let (outer, inner) = tls::pair()?;
+    let (node, spec, counters) = (node.clone(), spec.clone(), counters.clone());
+    exec::spawn(terminated(node, spec, prefix, inner, counters)).detach();
+    Ok((outer.socket, outer.cut))
+}
+
+/// The client's TLS ends here; what it held goes to the target, which is connected once there is something to tell it.
+async fn terminated(node: Handle, spec: ProxySpec, prefix: KeyPrefix, client: Inner, counters: Arc<Counters>) {
+    let (host, port) = (spec.host.clone(), spec.port);
+    let connect: tls::Connect = Box::new(move || {
+        let host = host.clone();
+        Box::pin(async move { connect(&host, port).await.map(Inner::from) })
+    });
+    match node.termination.serve((spec.id, &prefix), client, connect).await {
+        Err(TlsError::Behind(why)) => counters.failed(Cause::Target, why),
+        Err(e) => log::debug!("proxy {}: {e}", spec.id),
+        Ok(()) => {}
     }
 }
 
