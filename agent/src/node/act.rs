@@ -78,17 +78,22 @@ impl Node {
     }
 
     fn send(&mut self, conn: ConnId, message: PeerMessage) {
-        let Some(connection) = self.handle.registry.by_conn(conn) else { return };
+        let Some(writer) = self.writer(conn) else { return };
+        if writer.try_send(message).is_err() {
+            // Nothing is lost for good: the next comparison of tables finds what is missing.
+            log::debug!("connection #{} is too slow for table sync, a message is dropped", conn.0);
+        }
+    }
+
+    /// The task that writes table sync to a connection, started if there is none.
+    fn writer(&mut self, conn: ConnId) -> Option<&Sender<PeerMessage>> {
+        let connection = self.handle.registry.by_conn(conn)?;
         // A writer that found no stream has ended: the connection was no member's then, and may be one's now.
         if self.writers.get(&conn).is_some_and(Sender::is_closed) {
             self.writers.remove(&conn);
         }
         let streams = &self.handle.streams;
-        let writer = self.writers.entry(conn).or_insert_with(|| peers::writer(streams.clone(), connection.id));
-        if writer.try_send(message).is_err() {
-            // Nothing is lost for good: the next comparison of tables finds what is missing.
-            log::debug!("connection #{} is too slow for table sync, a message is dropped", conn.0);
-        }
+        Some(self.writers.entry(conn).or_insert_with(|| peers::writer(streams.clone(), connection.id)))
     }
 
     fn close(&mut self, conn: ConnId, reason: &str) {
@@ -109,18 +114,21 @@ impl Node {
         self.handle.routes.set(routes.clone());
         self.handle.tunnels.enforce(&routes);
         self.handle.tunnels.keep_only(&self.core.proxies().map(|spec| spec.id).collect());
-        self.expel_former_members(&routes);
+        self.follow_members(&routes);
     }
 
-    /// A connection that was a member's and is not any more opens no further member streams. One that was just admitted
-    /// and that the core has yet to hear of is left alone.
-    fn expel_former_members(&mut self, routes: &Arc<Routes>) {
+    /// A connection that was a member's and is not any more opens no further member streams; a new member's gets its
+    /// writer. One that was just admitted and that the core has yet to hear of is left alone.
+    fn follow_members(&mut self, routes: &Arc<Routes>) {
         let members: BTreeSet<ConnId> =
             self.handle.registry.conns().into_iter().filter(|conn| routes.is_member(*conn)).collect();
         for former in self.members.difference(&members) {
             if let Some(connection) = self.handle.registry.by_conn(*former) {
                 self.handle.streams.expel(connection.id);
             }
+        }
+        for new in members.difference(&self.members.clone()) {
+            self.writer(*new);
         }
         self.members = members;
     }
