@@ -7,7 +7,7 @@
 //!
 //! Each room decides one thing and knows nothing of the others: `membership` (networks and their secrets), `peers` and
 //! `sync` (the table), `own` (this node's record), `connections`, `path` (whom to dial), `routes` (proxies and
-//! admission), `register`, `session`, `guard`. [`Core`] only carries news between them.
+//! admission), `stream` (what a carrier has yet to take), `register`, `session`, `guard`. [`Core`] only carries news between them.
 
 #![forbid(unsafe_code)]
 
@@ -28,6 +28,7 @@ mod queries;
 mod register;
 mod routes;
 mod session;
+pub mod stream;
 mod sync;
 mod tables;
 #[cfg(test)]

@@ -190,6 +190,7 @@ async fn open(node: &Handle, spec: &ProxySpec) -> Result<(Connection, Stream), S
                 network: spec.remote.network.clone(),
                 origin_port: spec.port,
                 target_port: spec.remote.port,
+                grace: None,
             };
             if carrier::write_cbor(&mut stream, Kind::Open, &open).await.is_ok() {
                 return Ok((connection, stream));
