@@ -11,12 +11,15 @@
 //! | [`streams`] | opening and accepting streams, member and stranger protocols |
 //! | [`limits`] | how many connections, from whom |
 //! | [`tls`] | the libp2p TLS 1.3 handshake on rustls and ring |
+//! | [`bulk`] | TLS connections beside libp2p's, for the bytes of tunnels |
 //! | [`tcp`], [`dns`] | sockets and names |
 //!
 //! `batch` makes few system calls of the many that cipher and multiplexer ask for.
 #![forbid(unsafe_code)]
 
 mod batch;
+pub mod buffers;
+pub mod bulk;
 pub mod dns;
 pub mod limits;
 pub mod streams;

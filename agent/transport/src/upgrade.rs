@@ -5,6 +5,7 @@
 
 use std::{pin::Pin, sync::Once, time::Duration};
 
+use async_channel::Sender;
 use futures::{
     AsyncRead, AsyncWrite,
     future::{self, BoxFuture, Either},
@@ -59,6 +60,8 @@ pub struct Options {
     pub max_streams: usize,
     /// Runs the task of each connection: by default on one thread, shared by all swarms of the process.
     pub executor: Executor,
+    /// Where accepted sockets of the [bulk plane](crate::bulk) go; without it there is none.
+    pub bulk: Option<Sender<tcp::TcpStream>>,
 }
 
 /// Starts a task in the background.
@@ -72,6 +75,7 @@ impl Default for Options {
             dial_timeout: Duration::from_secs(15),
             max_streams: MAX_STREAMS,
             executor: run_apart,
+            bulk: None,
         }
     }
 }
@@ -135,7 +139,7 @@ impl Upgrades {
 /// # Errors
 /// See [`Upgrades::new`].
 pub fn transport(identity: &Keypair, options: &Options) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Error> {
-    Ok(Upgrades::new(identity, options)?.apply(dns::Transport::new(tcp::Transport::new())))
+    Ok(Upgrades::new(identity, options)?.apply(dns::Transport::new(tcp::Transport::with_bulk(options.bulk.clone()))))
 }
 
 /// A swarm over [`transport`], driven by whoever polls it; its connections run on [`Options::executor`].
