@@ -1,8 +1,9 @@
 //! Streams that peers open, each to the task that serves its protocol.
 
 use futures::{StreamExt, channel::mpsc::Receiver};
-use hive_protocol::{CONTROL_PROTOCOL, JOIN_PROTOCOL, PEERS_PROTOCOL, TUNNEL_PROTOCOL};
-use hive_transport::streams::Incoming;
+use hive_protocol::{CONTROL_PROTOCOL, JOIN_PROTOCOL, NodeId, PEERS_PROTOCOL, TUNNEL_PROTOCOL};
+use hive_transport::{bulk::Accepted, streams::Incoming};
+use smol::channel;
 
 use crate::{control, exec, join, node::Handle, peers, tunnel};
 
@@ -15,9 +16,17 @@ pub async fn streams(node: Handle, mut incoming: Receiver<Incoming>) {
         match protocol.as_ref() {
             JOIN_PROTOCOL => exec::spawn(join::respond(node, connection, stream)).detach(),
             PEERS_PROTOCOL => exec::spawn(peers::read(node, connection, stream)).detach(),
-            TUNNEL_PROTOCOL => exec::spawn(tunnel::ingress::serve(node, connection, stream)).detach(),
+            TUNNEL_PROTOCOL => exec::spawn(tunnel::ingress::serve_stream(node, connection, stream)).detach(),
             CONTROL_PROTOCOL => exec::spawn(control::remote(node, connection, stream)).detach(),
             other => log::warn!("nobody serves {other}"),
         }
+    }
+}
+
+/// Serves the channels of the bulk plane that peers dial.
+pub async fn channels(node: Handle, accepted: channel::Receiver<Accepted>) {
+    while let Ok(accepted) = accepted.recv().await {
+        let Some(peer) = NodeId::from_peer_id(&accepted.peer) else { continue };
+        exec::spawn(tunnel::ingress::serve_channel(node.clone(), peer, accepted)).detach();
     }
 }

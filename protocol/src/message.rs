@@ -300,6 +300,9 @@ pub struct ProxyRequest {
     /// Whether it ends with this stream.
     #[n(8)]
     pub temporary: bool,
+    /// Seconds for which an egress' connections outlive their path; [`ProxySpec::resume`](crate::ProxySpec::resume).
+    #[n(9)]
+    pub resume: Option<u32>,
 }
 
 /// An address to listen on.

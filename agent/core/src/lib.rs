@@ -40,7 +40,7 @@ use hive_protocol::NetworkName;
 
 pub use event::*;
 pub use queries::ConnectionInfo;
-pub use routes::Routes;
+pub use routes::{Routes, Standing};
 
 use crate::{
     clock::Clock,
@@ -203,7 +203,7 @@ impl Core {
 
     fn publish_routes(&mut self) {
         if std::mem::take(&mut self.routes_changed) {
-            self.routes = Arc::new(Routes::new(&self.proxies, &self.connections));
+            self.routes = Arc::new(Routes::new(&self.proxies, &self.connections, &self.networks));
             self.out.push(Output::RoutesChanged);
         }
     }

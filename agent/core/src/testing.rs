@@ -229,6 +229,7 @@ pub(crate) fn ingress(peer: &str) -> ProxyRequest {
         bind: None,
         host: None,
         temporary: false,
+        resume: None,
     }
 }
 

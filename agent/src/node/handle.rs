@@ -22,7 +22,7 @@ use crate::{
         registry::{Connection, Registry},
     },
     time::within,
-    tunnel::{Tunnels, listen::Prepared},
+    tunnel::{Tunnels, listen::Prepared, pool::Pool, waiting::Waiting},
     watched::Watched,
 };
 
@@ -111,6 +111,10 @@ pub struct Shared {
     pub routes: Watched<Routes>,
     /// Live tunnelled connections and their counters.
     pub tunnels: Arc<Tunnels>,
+    /// Channels of the bulk plane that are ready for use.
+    pub pool: Pool,
+    /// Streams that their egress may come back for.
+    pub waiting: Arc<Waiting>,
     /// Sockets bound for proxies that are about to be.
     pub prepared: Prepared,
     /// Control streams of logged-in sessions.
@@ -130,7 +134,7 @@ impl std::ops::Deref for Handle {
 }
 
 impl Handle {
-    pub(super) fn new(core: &Core, inbox: Sender<Input>, Handles { streams, registry }: Handles) -> Self {
+    pub(super) fn new(core: &Core, inbox: Sender<Input>, Handles { streams, registry, tls }: Handles) -> Self {
         Self(Arc::new(Shared {
             id: core.id(),
             started: Instant::now(),
@@ -138,6 +142,8 @@ impl Handle {
             registry,
             routes: Watched::new(core.routes()),
             tunnels: Arc::default(),
+            pool: Pool::new(tls),
+            waiting: Arc::default(),
             prepared: Prepared::default(),
             sessions: Arc::default(),
             listening: Watched::new(Arc::default()),

@@ -2,6 +2,11 @@
 //!
 //! The local side's FIN becomes EOF and the peer's EOF becomes a FIN, each direction on its own. A local RST becomes
 //! RESET, and RESET, a broken carrier or a lost right become a local RST: an application never takes a cut for an end.
+//!
+//! This is the tunnel format without resumption, over any byte stream: what `hivectl connect` speaks. Tunnels between
+//! nodes use [`super::pump`].
+
+mod frames;
 
 use std::{
     future::Future,
@@ -18,12 +23,9 @@ use futures::{
 use hive_protocol::tunnel::{DATA_MAX, HEADER_LEN, Kind, Refusal};
 use smol::future::{or, try_zip};
 
-use super::{
-    Counters,
-    buffers::Buffer,
-    carrier::{self, CarrierError, Writer},
-};
+use super::{Counters, abort, buffers::Buffer};
 use crate::time::within;
+use frames::{CarrierError, Writer};
 
 /// How long the last frame may take to leave before the carrier is dropped with it.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -91,10 +93,10 @@ pub enum Peer {
 
 /// Reads the ingress' answer to OPEN.
 async fn accepted(reader: &mut (impl AsyncRead + Unpin)) -> Result<(), Broken> {
-    let header = carrier::read_header(reader).await?;
+    let header = frames::read_header(reader).await?;
     match header.kind {
         Kind::Accept => Ok(()),
-        Kind::Refuse => Err(Broken::Refused(carrier::read_cbor(reader, header).await?)),
+        Kind::Refuse => Err(Broken::Refused(frames::read_cbor(reader, header).await?)),
         other => Err(CarrierError::Unexpected(other).into()),
     }
 }
@@ -114,13 +116,6 @@ async fn finish(local: Async<TcpStream>, writer: &mut Writer<impl AsyncWrite + U
     drop(local);
     // The peer may be gone; there is nobody left to tell.
     let _ = within(LAST_WORDS, last_words).await;
-}
-
-/// Makes closing the socket send RST instead of FIN (SO_LINGER with zero seconds, `socket(7)`).
-pub fn abort(socket: &Async<TcpStream>) {
-    if let Err(e) = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO)) {
-        log::debug!("cannot abort a connection: {e}");
-    }
 }
 
 /// Local bytes to DATA frames, the local FIN to EOF.
@@ -164,7 +159,7 @@ async fn to_local(
 ) -> Result<(), Broken> {
     let mut received = 0;
     loop {
-        let header = carrier::read_header(reader).await?;
+        let header = frames::read_header(reader).await?;
         match header.kind {
             Kind::Data => {
                 pass_on(reader, local, header.len).await?;
@@ -172,7 +167,7 @@ async fn to_local(
                 counters.received(header.len);
             }
             Kind::Eof => {
-                let announced = carrier::read_count(reader).await?;
+                let announced = frames::read_count(reader).await?;
                 if announced != received {
                     return Err(CarrierError::Count { announced, received }.into());
                 }

@@ -163,6 +163,7 @@ fn proxy_request() -> ProxyRequest {
         bind: Some(BindAddr("192.0.2.1".parse().unwrap())),
         host: Some("localhost".into()),
         temporary: true,
+        resume: None,
     }
 }
 

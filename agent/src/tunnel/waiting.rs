@@ -1,0 +1,124 @@
+//! The streams of this node's ingresses that can resume: who may come back for which, and where it is then led.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use hive_protocol::NodeId;
+use smol::channel::{self, Receiver, Sender};
+
+use super::carrier::Carrier;
+
+/// Ended streams that are remembered for a peer that missed the last acknowledgement.
+const REMEMBERED: usize = 1024;
+
+/// A stream as its egress named it, and that egress' node: nobody else can ask for it.
+pub type Name = (NodeId, [u8; 16]);
+
+/// A further carrier for a stream.
+pub struct Arrival {
+    /// Its frames go on here.
+    pub carrier: Carrier,
+    /// What the egress has got.
+    pub delivered: u64,
+}
+
+/// The streams of all ingresses of a node.
+#[derive(Default)]
+pub struct Waiting(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    live: BTreeMap<Name, Sender<Arrival>>,
+    /// What this side had got of streams that ended well.
+    ended: BTreeMap<Name, u64>,
+    order: VecDeque<Name>,
+}
+
+/// What became of an arrival.
+pub enum Led {
+    /// Its stream's task has it.
+    On,
+    /// Its stream has ended here, with so many bytes and the end; the carrier comes back.
+    Ended(Arrival, u64),
+    /// There is no such stream; the carrier comes back.
+    Unknown(Arrival),
+}
+
+impl Waiting {
+    /// Enters a stream; none if its name is taken.
+    pub fn enter(self: &Arc<Self>, name: Name) -> Option<Place> {
+        let mut inner = self.lock();
+        if inner.live.contains_key(&name) || inner.ended.contains_key(&name) {
+            return None;
+        }
+        let (sender, arrivals) = channel::bounded(1);
+        inner.live.insert(name, sender);
+        Some(Place { waiting: self.clone(), name, arrivals, ended: None })
+    }
+
+    /// Leads a carrier to its stream.
+    pub fn lead(&self, name: &Name, arrival: Arrival) -> Led {
+        let inner = self.lock();
+        if let Some(sender) = inner.live.get(name) {
+            return match sender.try_send(arrival) {
+                Ok(()) => Led::On,
+                // Another one waits already: this peer is in too much of a hurry.
+                Err(error) => Led::Unknown(error.into_inner()),
+            };
+        }
+        match inner.ended.get(name) {
+            Some(count) => Led::Ended(arrival, *count),
+            None => Led::Unknown(arrival),
+        }
+    }
+
+    /// The peer has gone on to its next stream: it misses nothing of this one.
+    pub fn forget(&self, name: &Name) {
+        self.lock().ended.remove(name);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream's place; leaving it means that it resumes no more.
+pub struct Place {
+    waiting: Arc<Waiting>,
+    name: Name,
+    arrivals: Receiver<Arrival>,
+    ended: Option<u64>,
+}
+
+impl Place {
+    /// The next carrier.
+    pub async fn arrival(&self) -> Arrival {
+        match self.arrivals.recv().await {
+            Ok(arrival) => arrival,
+            // Never happens: the sender lives as long as this place.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// The stream ended well, with `count` got here: remembered for a while.
+    pub fn end(mut self, count: u64) {
+        self.ended = Some(count);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut inner = self.waiting.lock();
+        inner.live.remove(&self.name);
+        let Some(count) = self.ended else { return };
+        inner.ended.insert(self.name, count);
+        inner.order.push_back(self.name);
+        if inner.order.len() > REMEMBERED {
+            if let Some(oldest) = inner.order.pop_front() {
+                inner.ended.remove(&oldest);
+            }
+        }
+    }
+}
