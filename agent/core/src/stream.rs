@@ -157,7 +157,8 @@ impl<C: AsRef<[u8]>> Outgoing<C> {
 
     /// The carrier has taken `len` bytes of [`Self::to_send`].
     pub fn sent(&mut self, len: usize) {
-        self.sent = self.end.min(self.sent + len as u64);
+        let most = self.end.max(self.sent);
+        self.sent = most.min(self.sent + len as u64);
     }
 
     /// The number of bytes to announce, if the end is what the carrier takes next.
@@ -333,6 +334,16 @@ mod tests {
         stream.outgoing.acknowledged(1).unwrap();
         stream.resume(4).unwrap();
         assert_eq!(stream.outgoing.to_send().collect::<Vec<_>>(), [b"ef"]);
+    }
+
+    #[test]
+    fn the_end_is_sent_once() {
+        let mut stream = Stream::<Bytes>::new();
+        stream.outgoing.finish();
+        assert_eq!(stream.outgoing.end_to_send(), Some(0));
+        stream.outgoing.end_sent();
+        stream.outgoing.sent(0);
+        assert_eq!(stream.outgoing.end_to_send(), None);
     }
 
     #[test]

@@ -18,7 +18,7 @@ const SMALL: usize = 16 * 1024;
 /// What every stream may keep, whatever the others do.
 pub const FLOOR: usize = 16 * 1024;
 /// The part of the board's memory that the budget is, and its bounds.
-const PART: u64 = 16;
+const PART: usize = 16;
 const LEAST: usize = 4 * 1024 * 1024;
 const MOST: usize = 256 * 1024 * 1024;
 
@@ -87,8 +87,9 @@ fn budget() -> usize {
     static BUDGET: OnceLock<usize> = OnceLock::new();
     *BUDGET.get_or_init(|| {
         let info = rustix::system::sysinfo();
-        let total = u64::from(info.mem_unit).saturating_mul(u64::try_from(info.totalram).unwrap_or(u64::MAX));
-        usize::try_from(total / PART).unwrap_or(MOST).clamp(LEAST, MOST)
+        let unit = usize::try_from(info.mem_unit).unwrap_or(1);
+        let total = usize::try_from(info.totalram).unwrap_or(usize::MAX).saturating_mul(unit);
+        (total / PART).clamp(LEAST, MOST)
     })
 }
 

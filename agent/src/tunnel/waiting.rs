@@ -115,10 +115,9 @@ impl Drop for Place {
         let Some(count) = self.ended else { return };
         inner.ended.insert(self.name, count);
         inner.order.push_back(self.name);
-        if inner.order.len() > REMEMBERED {
-            if let Some(oldest) = inner.order.pop_front() {
-                inner.ended.remove(&oldest);
-            }
+        while inner.order.len() > REMEMBERED {
+            let Some(oldest) = inner.order.pop_front() else { return };
+            inner.ended.remove(&oldest);
         }
     }
 }

@@ -51,7 +51,7 @@ struct Shared {
 pub struct Reader {
     socket: Socket,
     shared: Arc<Shared>,
-    key: Key,
+    key: Box<Key>,
     buffer: Option<Buffer>,
     /// Bytes of `buffer` that were read, and of these, that were opened.
     filled: usize,
@@ -64,7 +64,7 @@ pub struct Reader {
 pub struct Writer {
     socket: Socket,
     shared: Arc<Shared>,
-    key: Key,
+    key: Box<Key>,
     buffer: Option<Buffer>,
     /// Plaintext bytes that wait.
     len: usize,
@@ -84,7 +84,7 @@ impl Channel {
         let mut reader = Reader {
             socket: socket.clone(),
             shared: shared.clone(),
-            key: Key::new(secrets.rx)?,
+            key: Box::new(Key::new(secrets.rx)?),
             buffer: None,
             filled: unread.len(),
             opened: 0,
@@ -94,7 +94,7 @@ impl Channel {
         if !unread.is_empty() {
             reader.buffer.insert(BUFFERS.take())[..unread.len()].copy_from_slice(unread);
         }
-        let key = Key::new(secrets.tx)?;
+        let key = Box::new(Key::new(secrets.tx)?);
         let writer = Writer { socket, shared, key, buffer: None, len: 0, sealed: 0..0 };
         Ok(Self { reader, writer })
     }
@@ -260,7 +260,7 @@ impl Writer {
         if owed {
             start = 0;
             buffer[..HEADROOM].copy_from_slice(&records::small(&mut self.key, Content::Handshake, &KEY_UPDATE)?);
-            self.key = Key::new(self.shared.renew.lock().unwrap_or_else(PoisonError::into_inner).next_tx()?)?;
+            *self.key = Key::new(self.shared.renew.lock().unwrap_or_else(PoisonError::into_inner).next_tx()?)?;
         }
         let mut end = HEADROOM;
         while self.len > 0 {
@@ -317,7 +317,7 @@ mod reach {
             use std::io::Write;
             let record = records::small(&mut self.key, Content::Handshake, &[24, 0, 0, 1, 1]).unwrap();
             self.raw().write_all(&record).unwrap();
-            self.key = super::Key::new(self.shared.renew.lock().unwrap().next_tx().unwrap()).unwrap();
+            *self.key = super::Key::new(self.shared.renew.lock().unwrap().next_tx().unwrap()).unwrap();
         }
     }
 }
