@@ -7,7 +7,8 @@
 //!
 //! Each room decides one thing and knows nothing of the others: `membership` (networks and their secrets), `peers` and
 //! `sync` (the table), `own` (this node's record), `connections`, `path` (whom to dial), `routes` (proxies and
-//! admission), `stream` (what a carrier has yet to take), `register`, `session`, `guard`. [`Core`] only carries news between them.
+//! admission), `stream` (what a carrier has yet to take), `register`, `session`, `guard`. [`Core`] only carries news
+//! between them.
 
 #![forbid(unsafe_code)]
 
