@@ -57,6 +57,8 @@ struct Live {
     /// For how long the right outlives that connection, and since when it does.
     grace: Duration,
     absent: Option<Instant>,
+    /// Told when that connection goes: what else goes over the same path is in doubt.
+    doubt: Sender<()>,
     /// Dropped to end the stream.
     _end: Sender<()>,
 }
@@ -159,6 +161,7 @@ impl Tunnels {
     /// Enters a stream. Whoever holds the entry must stop when [`Entry::ended`] says so.
     pub fn enter(self: &Arc<Self>, spec: &ProxySpec, conn: ConnId, grace: Duration) -> Entry {
         let (end, ended) = channel::bounded(1);
+        let (doubt, doubted) = channel::bounded(1);
         let counters = self.counters(spec.id);
         counters.open.fetch_add(1, Ordering::Relaxed);
         counters.total.fetch_add(1, Ordering::Relaxed);
@@ -166,8 +169,8 @@ impl Tunnels {
         let key = inner.next;
         inner.next += 1;
         let member = (spec.remote.network.clone(), spec.remote.node);
-        inner.live.insert(key, Live { proxy: spec.id, member, conn, grace, absent: None, _end: end });
-        Entry { key, counters, ended, tunnels: self.clone() }
+        inner.live.insert(key, Live { proxy: spec.id, member, conn, grace, absent: None, doubt, _end: end });
+        Entry { key, counters, ended, doubted, tunnels: self.clone() }
     }
 
     /// Ends every stream that the routes no longer allow. One whose connection is gone takes its right from another
@@ -234,10 +237,16 @@ impl Live {
         match routes.standing(self.proxy, self.conn) {
             Standing::Held => self.absent = None,
             Standing::Revoked => return false,
-            Standing::Absent => match routes.path(&self.member.0, &self.member.1) {
-                Some(conn) => (self.conn, self.absent) = (conn, None),
-                None => self.absent = self.absent.or(Some(now)),
-            },
+            Standing::Absent => {
+                if self.absent.is_none() {
+                    // Nobody listens at an ingress, or one doubt is told already.
+                    let _ = self.doubt.try_send(());
+                }
+                match routes.path(&self.member.0, &self.member.1) {
+                    Some(conn) => (self.conn, self.absent) = (conn, None),
+                    None => self.absent = self.absent.or(Some(now)),
+                }
+            }
         }
         self.absent.is_none() || !self.grace.is_zero()
     }
@@ -256,6 +265,7 @@ pub struct Entry {
     /// The proxy's counters.
     pub counters: Arc<Counters>,
     ended: Receiver<()>,
+    doubted: Receiver<()>,
     tunnels: Arc<Tunnels>,
 }
 
@@ -264,6 +274,14 @@ impl Entry {
     pub async fn ended(&self) {
         // Nobody ever sends: the channel closes when the entry is struck out.
         let _ = self.ended.recv().await;
+    }
+
+    /// Waits until the connection that gives the stream its right is gone; the stream's carrier may be dead, too.
+    pub async fn doubted(&self) {
+        if self.doubted.recv().await.is_err() {
+            // Struck out: `ended` says so.
+            std::future::pending::<()>().await;
+        }
     }
 }
 

@@ -192,9 +192,12 @@ fn a_tunnel_follows_its_node_to_another_address() {
     let tunnel = pair.tunnel(echo.address());
     let bench = Bench { pair, tunnel, _echo: echo };
     bench.wait_until_it_serves();
+    let stream = bench.dial().unwrap();
+    exchange(&stream, 1).unwrap();
     let fresh = bench.pair.far.host().renumber();
     bench.pair.near.wait_for_json("the address is known", PATIENCE, &["nodes"], |nodes| {
         nodes.to_string().contains(&fresh.to_string())
     });
     bench.wait_until_it_serves();
+    exchange(&stream, 2).unwrap();
 }

@@ -157,6 +157,8 @@ impl World {
         if let Some(count) = end.stream.incoming.ack_owed() {
             next.push(self.with(|world| {
                 world.ends[me].stream.incoming.acknowledged();
+                // A write that held nothing else, as the shell reports it.
+                world.ends[me].stream.outgoing.sent(0);
                 world.towards[1 - me].push_back(Frame::Ack(count));
             }));
         }

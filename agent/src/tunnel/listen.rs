@@ -21,7 +21,7 @@ use libp2p::StreamProtocol;
 use smol::{Task, future::or};
 
 use super::{
-    Counters, abort,
+    Counters, Entry, abort,
     carrier::Carrier,
     pump::{Broken, Session},
 };
@@ -180,7 +180,7 @@ async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Async<TcpStream>)
         entry.ended().await;
         Err(Broken::Ended)
     };
-    match or(lost, egress.carry(&session, &mut carrier)).await {
+    match or(lost, egress.carry(&session, &mut carrier, &entry)).await {
         Ok(()) => egress.done(carrier).await,
         Err(broken) => {
             log::debug!("proxy {}: {broken}", spec.id);
@@ -201,9 +201,13 @@ struct Egress<'a> {
 
 impl Egress<'_> {
     /// Carries the stream to its end, on one carrier after another if it is lasting.
-    async fn carry(&self, session: &Session, carrier: &mut Carrier) -> Result<(), Broken> {
+    async fn carry(&self, session: &Session, carrier: &mut Carrier, entry: &Entry) -> Result<(), Broken> {
         loop {
-            let broken = match session.pump(carrier).await {
+            let doubted = async {
+                entry.doubted().await;
+                Err(io::Error::other("the connection beside it is gone").into())
+            };
+            let broken = match or(doubted, session.pump(carrier)).await {
                 Err(Broken::Carrier(error)) if !session.grace().is_zero() => Broken::Carrier(error),
                 outcome => return outcome,
             };

@@ -121,3 +121,39 @@ impl Drop for Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(n: u8) -> NodeId {
+        let key = libp2p::identity::Keypair::ed25519_from_bytes([n; 32]).unwrap();
+        NodeId::from_peer_id(&key.public().to_peer_id()).unwrap()
+    }
+
+    #[test]
+    fn a_name_is_taken_while_its_stream_lives_and_while_its_end_is_remembered() {
+        let waiting = Arc::<Waiting>::default();
+        let name = (peer(1), [7; 16]);
+        let place = waiting.enter(name).unwrap();
+        assert!(waiting.enter(name).is_none());
+        assert!(waiting.enter((peer(2), [7; 16])).is_some(), "a name belongs to one peer");
+        place.end(5);
+        assert_eq!(waiting.lock().ended.get(&name), Some(&5));
+        assert!(waiting.enter(name).is_none());
+        waiting.forget(&name);
+        assert!(waiting.enter(name).is_some());
+    }
+
+    #[test]
+    fn a_bounded_number_of_ends_is_remembered() {
+        let waiting = Arc::<Waiting>::default();
+        for n in 0..2 * REMEMBERED as u64 {
+            let mut stream = [0; 16];
+            stream[..8].copy_from_slice(&n.to_be_bytes());
+            waiting.enter((peer(1), stream)).unwrap().end(n);
+        }
+        assert_eq!(waiting.lock().ended.len(), REMEMBERED);
+        assert_eq!(waiting.lock().order.len(), REMEMBERED);
+    }
+}
