@@ -24,7 +24,7 @@ use crate::{exec, net::registry::Connection, node::Handle};
 /// Channels kept ready for one peer.
 const MOST_IDLE: usize = 64;
 /// After this long an idle channel is closed; the other end waits longer.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(20);
 /// Handshakes with one peer at once: more only wait for the same cores.
 const DIALS: usize = 8;
 /// After a failed dial libp2p streams serve for so long.
