@@ -1,13 +1,16 @@
 //! The control protocol's server: the local socket, control streams from peers, and passing streams on to other nodes.
 //!
-//! A stream is greeted, authorised ([`login`]), and then served request by request ([`handler`]); the same code serves
-//! local and remote callers. [`forward`] passes a local caller's stream on to another node; a remote caller's stream is
+//! A stream is greeted, authorised (`login`), and then served request by request (`handler`); the same code serves
+//! local and remote callers. `forward` passes a local caller's stream on to another node; a remote caller's stream is
 //! never passed on.
 
 mod connect;
+mod files;
 mod forward;
 mod handler;
 mod login;
+mod logs;
+mod run;
 mod server;
 mod socket;
 mod views;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use hive_agent::{
-    COMMIT, TARGET, VERSION, agent, check, files, memory,
+    COMMIT, TARGET, VERSION, agent, check, files, logs, memory,
     options::{Command, Options},
     terminal,
 };
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         Ok(options) => options,
         Err(code) => return code,
     };
-    start_log(&options);
+    logs::start(options.log.as_deref());
     memory::give_back_large_blocks();
     files::raise_limit();
     let outcome = match &options.command {
@@ -45,15 +45,6 @@ fn parse() -> Result<Options, ExitCode> {
         let _ = writeln!(io::stderr(), "error: {text}\nhint: see hive-agent --help");
         ExitCode::from(2)
     })
-}
-
-fn start_log(options: &Options) {
-    let environment = env_logger::Env::default().default_filter_or("info,libp2p=warn,hive_transport=info");
-    let mut builder = env_logger::Builder::from_env(environment);
-    if let Some(filter) = &options.log {
-        builder.parse_filters(filter);
-    }
-    builder.format_target(false).init();
 }
 
 fn hash_password() -> Result<(), agent::Error> {

@@ -7,6 +7,7 @@
 mod act;
 mod handle;
 mod listeners;
+mod unwritten;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -31,6 +32,7 @@ pub use handle::{Handle, NotStored};
 use handle::{Input, Registration, Reply};
 pub use listeners::{DEFAULT_PORT, stored as stored_listeners};
 use listeners::{Listeners, Ports};
+use unwritten::Unwritten;
 
 use crate::{
     net::{self, Behaviour, BehaviourEvent, Handles},
@@ -39,6 +41,8 @@ use crate::{
 
 /// Inputs that wait for the loop; senders wait beyond it.
 const INBOX: usize = 256;
+/// Pause before what could not be stored is tried again.
+const STORE_AGAIN: Duration = Duration::from_secs(10);
 
 /// A node: its core, its swarm, its store and the tasks around them.
 pub struct Node {
@@ -46,7 +50,9 @@ pub struct Node {
     net: Swarm<Behaviour>,
     store: Arc<Store>,
     /// Changes that could not be written yet: the disk was full, or worse.
-    unwritten: Vec<Change>,
+    unwritten: Unwritten,
+    /// When to try again to write them, on [`Now::mono`].
+    store_again: Option<Duration>,
     handle: Handle,
     inbox: channel::Receiver<Input>,
     listeners: Listeners,
@@ -82,7 +88,8 @@ impl Node {
             net,
             ports: Ports::load(&store)?,
             store,
-            unwritten: Vec::new(),
+            unwritten: Unwritten::default(),
+            store_again: None,
             handle,
             inbox,
             listeners: Listeners::new(announced),
@@ -110,13 +117,19 @@ impl Node {
         self.settle(Reply::none()).await;
         loop {
             let reply = match self.next().await {
-                Turn::Input(Input::Stop(done)) => return drop(done),
+                Turn::Input(Input::Stop(done)) => {
+                    self.store_last().await;
+                    return drop(done);
+                }
                 Turn::Input(input) => self.input(input),
                 Turn::Net(event) => {
                     self.swarm_event(*event);
                     Reply::none()
                 }
-                Turn::Timer => self.event(Event::Timeout),
+                Turn::Timer => {
+                    self.store_due().await;
+                    self.event(Event::Timeout)
+                }
             };
             self.settle(reply).await;
         }
@@ -124,7 +137,8 @@ impl Node {
 
     /// Waits for whichever source speaks first. What members ask for goes before new connections, the timer last.
     async fn next(&mut self) -> Turn {
-        let timeout = self.core.poll_timeout().map(|at| at.saturating_sub(now().mono));
+        let due = self.core.poll_timeout().into_iter().chain(self.store_again).min();
+        let timeout = due.map(|at| at.saturating_sub(now().mono));
         let timer = async {
             match timeout {
                 Some(after) => Timer::after(after.max(Duration::from_millis(1))).await,
@@ -184,33 +198,51 @@ impl Node {
         (changes, actions)
     }
 
-    /// Writes changes on a thread of their own. What cannot be written is kept and tried again with the next change: a
-    /// full disk loses nothing that was stored, and this node goes on with what it has in memory.
+    /// Stores changes. What cannot be written is kept and tried again, with the next change or after a while: a full disk
+    /// loses nothing that was stored, and this node goes on with what it has in memory.
     async fn commit(&mut self, changes: Vec<Change>) -> Result<(), NotStored> {
         if changes.is_empty() {
             return Ok(());
         }
-        self.unwritten.extend(changes);
-        let (store, batch) = (self.store.clone(), std::mem::take(&mut self.unwritten));
-        let (batch, outcome) = blocking::unblock(move || {
-            let outcome = store.commit(&batch);
-            (batch, outcome)
-        })
-        .await;
-        match outcome {
+        changes.into_iter().for_each(|change| self.unwritten.add(change));
+        self.write().await
+    }
+
+    /// Writes what is unwritten, on a thread of its own.
+    async fn write(&mut self) -> Result<(), NotStored> {
+        let (store, batch) = (self.store.clone(), self.unwritten.changes());
+        match blocking::unblock(move || store.commit(&batch)).await {
             Ok(()) => {
+                self.unwritten.clear();
+                self.store_again = None;
                 self.handle.set_store_problem(None);
                 Ok(())
             }
-            Err(error) => Err(self.not_stored(batch, &error)),
+            Err(error) => Err(self.not_stored(&error)),
         }
     }
 
-    fn not_stored(&mut self, batch: Vec<Change>, error: &StoreError) -> NotStored {
-        log::error!("cannot store {} changes, will try again: {error}", batch.len());
-        self.unwritten = batch;
+    fn not_stored(&mut self, error: &StoreError) -> NotStored {
+        log::error!("cannot store {} changes: {error}", self.unwritten.len());
+        self.store_again = Some(now().mono + STORE_AGAIN);
         self.handle.set_store_problem(Some(error.to_string()));
         NotStored(error.to_string())
+    }
+
+    /// Tries again to write, if it is time. A failure is logged, shown as a problem of this node, and tried again.
+    async fn store_due(&mut self) {
+        if self.store_again.is_some_and(|at| at <= now().mono) {
+            let _ = self.write().await;
+        }
+    }
+
+    /// Writes what is still unwritten when the loop ends.
+    async fn store_last(&mut self) {
+        if !self.unwritten.is_empty()
+            && let Err(problem) = self.write().await
+        {
+            log::error!("{} changes are lost: {problem}", self.unwritten.len());
+        }
     }
 
     fn swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) {

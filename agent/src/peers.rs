@@ -2,13 +2,23 @@
 
 use std::io;
 
+use futures::io::AsyncRead;
 use hive_core::Event;
-use hive_protocol::{PEERS_PROTOCOL, frame::PEER_MAX, peer::PeerMessage};
+use hive_protocol::{
+    PEERS_PROTOCOL,
+    frame::{DecodeError, PEER_MAX},
+    peer::PeerMessage,
+};
 use hive_transport::streams::{Control, Stream};
 use libp2p::{StreamProtocol, swarm::ConnectionId};
 use smol::channel::{self, Sender};
 
-use crate::{exec, frames, net::registry::Connection, node::Handle};
+use crate::{
+    exec,
+    frames::{self, ReadError},
+    net::registry::Connection,
+    node::Handle,
+};
 
 /// Messages that wait for a slow peer; further ones are dropped, and found missing at the next comparison.
 const WAITING: usize = 64;
@@ -52,10 +62,39 @@ async fn write(
 /// Reads what a member writes, until it stops or says something that is no message.
 pub async fn read(node: Handle, connection: Connection, mut stream: Stream) {
     loop {
-        match frames::read(&mut stream, PEER_MAX).await {
+        match next(&mut stream).await {
             Ok(message) => node.event(Event::Sync { conn: connection.conn, message }).await,
             Err(e) if e.is_end() => return,
             Err(e) => return log::warn!("table sync from {} broke off: {e}", connection.peer),
         }
+    }
+}
+
+/// The next message that this build knows. A newer member may send others; each is a whole frame, so what follows is
+/// in its place.
+async fn next(stream: &mut (impl AsyncRead + Unpin)) -> Result<PeerMessage, ReadError> {
+    loop {
+        match frames::read(stream, PEER_MAX).await {
+            Err(ReadError::Decode(e @ DecodeError::Newer(_))) => log::debug!("table sync: skipped a {e}"),
+            read => return read,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hive_protocol::peer::SyncMessage;
+
+    use super::*;
+
+    #[test]
+    fn a_message_of_a_newer_version_is_skipped() {
+        let message = PeerMessage { network: "home".parse().unwrap(), body: SyncMessage::Want { nodes: Vec::new() } };
+        let known = hive_protocol::frame::encode(&message, PEER_MAX).unwrap();
+        // The body is a variant's number and its fields; no version has number 200 yet.
+        let newer = b"\0\0\0\x0c\xa2\x00\x64home\x01\x82\x18\xc8\x80";
+        let mut stream = futures::io::Cursor::new([newer, &known[..]].concat());
+        assert_eq!(smol::block_on(next(&mut stream)).unwrap(), message);
+        assert!(smol::block_on(next(&mut stream)).unwrap_err().is_end());
     }
 }

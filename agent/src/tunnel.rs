@@ -1,10 +1,11 @@
 //! Tunnels: local TCP connections carried to a peer and back, in the format of [`hive_protocol::tunnel`].
 //!
-//! [`listen`] takes connections at an egress, [`ingress`] those that peers open, [`pump`] moves bytes between a local
+//! [`listen`] and [`accept`] take connections at an egress, [`ingress`] those that peers open, [`pump`] moves bytes between a local
 //! socket and a [`carrier`], [`pool`] keeps carriers of the bulk plane ready, [`waiting`] finds the streams that come
 //! back on another. This module keeps count of what is live, so that a right that is taken away ends the streams that
 //! used it, at once.
 
+pub mod accept;
 pub mod buffers;
 pub mod carrier;
 pub mod copy;
@@ -70,8 +71,30 @@ pub struct Counters {
     total: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
-    last_error: Mutex<Option<String>>,
+    last_error: Mutex<Option<Failed>>,
     listener_error: Mutex<Option<String>>,
+}
+
+/// Why a connection failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// What to do about it.
+    pub cause: Cause,
+    /// In words.
+    pub text: String,
+}
+
+/// Kinds of failure, each with another remedy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// There is no path to the peer, or it broke.
+    Path,
+    /// The peer has no ingress for this.
+    NoRule,
+    /// The target of the ingress does not accept connections.
+    Target,
+    /// The peer carries as much as it can.
+    Busy,
 }
 
 /// A proxy's counters at one moment.
@@ -86,7 +109,7 @@ pub struct Counted {
     /// Bytes to the peer.
     pub bytes_out: u64,
     /// Last failure of a connection, cleared by a success.
-    pub last_error: Option<String>,
+    pub last_error: Option<Failed>,
     /// Why the egress cannot listen.
     pub listener_error: Option<String>,
 }
@@ -103,8 +126,8 @@ impl Counters {
     }
 
     /// A connection failed.
-    pub fn failed(&self, why: impl Into<String>) {
-        *lock(&self.last_error) = Some(why.into());
+    pub fn failed(&self, cause: Cause, why: impl Into<String>) {
+        *lock(&self.last_error) = Some(Failed { cause, text: why.into() });
     }
 
     /// A connection was made.
@@ -115,11 +138,6 @@ impl Counters {
     /// Whether the egress listens, or why not.
     pub fn listening(&self, problem: Option<String>) {
         *lock(&self.listener_error) = problem;
-    }
-
-    /// Connections open now.
-    pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed) as usize
     }
 
     fn counted(&self) -> Counted {

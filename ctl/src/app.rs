@@ -1,7 +1,7 @@
 //! What every command works with: the way to a node, the login there, and the output.
 
 use std::{
-    cell::OnceCell,
+    cell::{Cell, OnceCell},
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -31,6 +31,8 @@ pub struct App {
     sessions: Option<Store>,
     /// Standard input can be read once only, and `forward` logs in twice.
     stdin_password: OnceCell<Password>,
+    asks: Cell<bool>,
+    status: Cell<u8>,
 }
 
 impl App {
@@ -43,6 +45,8 @@ impl App {
             direct: args.direct.clone(),
             sessions: Store::of_user(),
             stdin_password: OnceCell::new(),
+            asks: Cell::new(true),
+            status: Cell::new(0),
         }
     }
 
@@ -65,6 +69,21 @@ impl App {
         Ok(client)
     }
 
+    /// From now on a password that is not given is an error instead of a question: for acting on many nodes at once.
+    pub fn never_ask(&self) {
+        self.asks.set(false);
+    }
+
+    /// Ends this process with the status that a program on a node ended with.
+    pub fn pass_on(&self, status: u8) {
+        self.status.set(status);
+    }
+
+    /// The status to end with when nothing went wrong here.
+    pub fn status(&self) -> u8 {
+        self.status.get()
+    }
+
     /// A conversation before any login.
     pub async fn greet(&self, target: &Target) -> Result<Client> {
         match &self.direct {
@@ -78,6 +97,7 @@ impl App {
         let user = wanted_user(target).unwrap_or_else(|| DEFAULT_USER.to_owned());
         let password = match self.given_password(target)? {
             Some(password) => password,
+            None if !self.asks.get() => return Err(login_needed(client, target)),
             None => {
                 let password = asked_password(client, target, &user).await?;
                 // A node does not keep a stranger's connection for as long as a person may take to type.
@@ -132,11 +152,13 @@ impl App {
 
 async fn asked_password(client: &Client, target: &Target, user: &str) -> Result<Password> {
     let asked = prompt::ask(&format!("Password of {user} at {}: ", client.name)).await?;
-    asked.ok_or_else(|| {
-        let node = target.node.as_ref().map(|node| format!(" --node {node}")).unwrap_or_default();
-        Error::not_authorised(format!("a login at {} is needed, and there is no terminal to ask on", client.name))
-            .hint(format!("run `hivectl login{node}` at a terminal, set {PASSWORD_VARIABLE}, or use --password-stdin"))
-    })
+    asked.ok_or_else(|| login_needed(client, target))
+}
+
+fn login_needed(client: &Client, target: &Target) -> Error {
+    let node = target.node.as_ref().map(|node| format!(" --node {node}")).unwrap_or_default();
+    Error::not_authorised(format!("a login at {} is needed", client.name))
+        .hint(format!("run `hivectl login{node}` at a terminal, set {PASSWORD_VARIABLE}, or use --password-stdin"))
 }
 
 /// A password that nobody typed is easily forgotten.

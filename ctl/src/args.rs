@@ -73,6 +73,16 @@ pub enum Verb {
     Forward(cmds::forward::Forward),
     /// See [`cmds::connect::Connect`].
     Connect(cmds::connect::Connect),
+    /// See [`cmds::exec::Shell`].
+    Shell(cmds::exec::Shell),
+    /// See [`cmds::exec::Exec`].
+    Exec(cmds::exec::Exec),
+    /// See [`cmds::cp::Cp`].
+    Cp(cmds::cp::Cp),
+    /// See [`cmds::metrics::GetMetrics`].
+    GetMetrics(cmds::metrics::GetMetrics),
+    /// See [`cmds::logs::Logs`].
+    Logs(cmds::logs::Logs),
     /// See [`cmds::node::Rename`].
     Rename(cmds::node::Rename),
     /// See [`cmds::node::Listen`].

@@ -6,8 +6,8 @@ use std::{io, time::Duration};
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, FutureExt};
 use hive_protocol::{
-    CONTROL_PROTOCOL, Identity, NetworkInfo, NodeId, NodeInfo, NodeName, ProxyId, ProxyInfo, SessionInfo, StatusInfo,
-    VERSION_CURRENT, VERSION_MIN,
+    CONTROL_PROTOCOL, Identity, LogLine, Metrics, NetworkInfo, NodeId, NodeInfo, NodeName, ProxyId, ProxyInfo,
+    SessionInfo, StatusInfo, VERSION_CURRENT, VERSION_MIN,
     frame::{self, CONTROL_MAX, DecodeError, PREFIX},
     message::{ClientMessage, ProxyRequest, Request, Response, ServerMessage, session_challenge},
     pake::{self, Context, Initiator},
@@ -119,6 +119,31 @@ impl Client {
         Ok(status)
     }
 
+    /// The machine's figures.
+    pub async fn metrics(&mut self) -> Result<Box<Metrics>> {
+        let Response::Metrics(metrics) = self.request(Request::Metrics).await? else { return Err(unexpected()) };
+        Ok(metrics)
+    }
+
+    /// The agent's log lines, handed to `show` with the number of lines lost before them.
+    pub async fn logs(
+        &mut self,
+        lines: u32,
+        follow: bool,
+        mut show: impl FnMut(Vec<LogLine>, u64) -> Result<()>,
+    ) -> Result<()> {
+        let mut answer = self.request(Request::Logs { lines, follow }).await?;
+        loop {
+            let Response::Logs { lines, missed, more } = answer else { return Err(unexpected()) };
+            show(lines, missed)?;
+            if !more {
+                return Ok(());
+            }
+            let ServerMessage::Response(next) = receive(&mut self.stream).await? else { return Err(unexpected()) };
+            answer = refusal(next)?;
+        }
+    }
+
     /// The node's login sessions.
     pub async fn sessions(&mut self) -> Result<Vec<SessionInfo>> {
         let Response::Sessions(sessions) = self.request(Request::Sessions).await? else { return Err(unexpected()) };
@@ -218,7 +243,15 @@ async fn send(stream: &mut Box<dyn Carrier>, message: &ClientMessage) -> Result<
     stream.flush().await.map_err(|e| broken(&e))
 }
 
-async fn receive(stream: &mut Box<dyn Carrier>) -> Result<ServerMessage> {
+/// The node's next answer on a stream taken by [`Client::into_stream`].
+pub async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> Result<Response> {
+    match receive(stream).await? {
+        ServerMessage::Response(response) => refusal(response),
+        _ => Err(unexpected()),
+    }
+}
+
+async fn receive(stream: &mut (impl AsyncRead + Unpin)) -> Result<ServerMessage> {
     let mut prefix = [0; PREFIX];
     stream.read_exact(&mut prefix).await.map_err(|e| broken(&e))?;
     let len = frame::body_len(prefix, CONTROL_MAX).map_err(|e| undecodable(&e))?;

@@ -2,9 +2,13 @@
 
 pub mod completions;
 pub mod connect;
+pub mod cp;
+pub mod exec;
 pub mod forward;
 pub mod id;
 pub mod login;
+pub mod logs;
+pub mod metrics;
 pub mod networks;
 pub mod node;
 pub mod nodes;
@@ -35,6 +39,11 @@ pub async fn run(app: &App, verb: Verb) -> Result<()> {
         Verb::Proxy(args) => proxy::run(app, &args).await,
         Verb::Forward(args) => forward::run(app, &args).await,
         Verb::Connect(args) => connect::run(app, &args).await,
+        Verb::GetMetrics(args) => metrics::run(app, &args).await,
+        Verb::Logs(args) => logs::run(app, &args).await,
+        Verb::Shell(args) => exec::shell(app, &args).await,
+        Verb::Exec(args) => exec::exec(app, &args).await,
+        Verb::Cp(args) => cp::run(app, &args).await,
         Verb::Rename(args) => node::rename(app, &args).await,
         Verb::Listen(args) => node::listen(app, &args).await,
         Verb::Completions(args) => completions::run(app, &args),

@@ -40,11 +40,22 @@ pub fn ago(moment: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// How far away a moment is, in its largest unit.
+/// How far away a moment is, in its largest unit, to the nearest: a session of 12 hours that began a second ago ends
+/// in 12 h.
 pub fn until(moment: Timestamp, now: Timestamp) -> String {
     match now.age(moment).as_secs() {
         0 => "expired".to_owned(),
-        s => format!("in {}", rough(s)),
+        s => format!("in {}", rough(nearest(s))),
+    }
+}
+
+/// Seconds that [`rough`] shows rounded, not cut off.
+fn nearest(s: u64) -> u64 {
+    match s {
+        0..60 => s,
+        60..3570 => s + 30,
+        3570..84_600 => s + 1800,
+        _ => s + 43_200,
     }
 }
 
@@ -110,6 +121,26 @@ mod tests {
         assert_eq!(ago(Timestamp(now.0 + 5_000), now), "now");
         assert_eq!(until(Timestamp(now.0 + 86_400_000), now), "in 1 d");
         assert_eq!(until(now, now), "expired");
+    }
+
+    #[test]
+    fn what_is_to_come_is_rounded_to_the_nearest() {
+        let ahead = |s: u64| until(Timestamp(s * 1000), Timestamp(0));
+        assert_eq!(
+            [59, 89, 91, 3_569, 3_570, 43_199, 84_599, 84_600, 129_599, 129_600].map(ahead),
+            [
+                "in 59 s",
+                "in 1 min",
+                "in 2 min",
+                "in 59 min",
+                "in 1 h",
+                "in 12 h",
+                "in 23 h",
+                "in 1 d",
+                "in 1 d",
+                "in 2 d"
+            ]
+        );
     }
 
     #[test]

@@ -8,13 +8,17 @@ mod args;
 mod client;
 mod cmds;
 mod error;
+mod escape;
 mod format;
 mod out;
+mod process;
+mod progress;
 mod prompt;
 mod pump;
 mod session;
 mod style;
 mod table;
+mod terminal;
 mod watch;
 
 use std::process::ExitCode;
@@ -26,7 +30,7 @@ use out::Out;
 
 fn main() -> ExitCode {
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         Err(error) => {
             out::report(&error);
             ExitCode::from(error.status as u8)
@@ -34,18 +38,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<()> {
+/// Does what it was asked; answers the exit status of a program on a node, else 0.
+fn run() -> Result<u8> {
     let not_text = |arg: std::ffi::OsString| Error::usage(format!("not UTF-8: {}", arg.to_string_lossy()));
     let args = std::env::args_os().skip(1).map(|arg| arg.into_string().map_err(not_text));
     match args::parse(args.collect::<Result<Vec<_>>>()?)? {
-        Parsed::Print(text) => Out::new(false, false).raw(&text),
+        Parsed::Print(text) => Out::new(false, false).raw(&text).map(|()| 0),
         Parsed::Run(args) => act(*args),
     }
 }
 
-fn act(mut args: Args) -> Result<()> {
+fn act(mut args: Args) -> Result<u8> {
     let Some(verb) = args.verb.take() else {
         return Err(Error::usage("no verb was given").hint("`hivectl help` lists them"));
     };
-    smol::block_on(cmds::run(&App::new(&args), verb))
+    let app = App::new(&args);
+    smol::block_on(cmds::run(&app, verb)).map(|()| app.status())
 }

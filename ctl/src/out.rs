@@ -31,6 +31,11 @@ impl Out {
         Self { json, quiet, terminal, colour: terminal && colour_wanted() }
     }
 
+    /// For results that scripts take as JSON even where nobody asked for it.
+    pub fn json_unless_terminal(self) -> Self {
+        Self { json: self.json || !self.terminal, ..self }
+    }
+
     /// What the command was asked for: JSON for programs, else what `text` makes of it.
     pub fn show<T: Serialize + ?Sized>(&self, value: &T, text: impl FnOnce() -> String) -> Result<()> {
         if self.json { self.document(value) } else { write(&text()) }

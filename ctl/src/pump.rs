@@ -48,7 +48,7 @@ async fn settle(after_eof: impl Future<Output = Option<Error>>, up: Result<()>) 
 }
 
 /// Our input as DATA frames, then EOF; RESET if it cannot be read to its end.
-async fn send(mut input: impl AsyncRead + Unpin, mut to_node: impl AsyncWrite + Unpin) -> Result<()> {
+pub async fn send(mut input: impl AsyncRead + Unpin, mut to_node: impl AsyncWrite + Unpin) -> Result<()> {
     let mut frame = vec![0; HEADER_LEN + DATA_MAX];
     let mut sent = 0;
     loop {
@@ -119,7 +119,8 @@ async fn after_eof(mut frames: impl AsyncRead + Unpin) -> Option<Error> {
     }
 }
 
-async fn header(frames: &mut (impl AsyncRead + Unpin)) -> Result<Header> {
+/// Reads the next frame's header.
+pub async fn header(frames: &mut (impl AsyncRead + Unpin)) -> Result<Header> {
     let mut bytes = [0; HEADER_LEN];
     frames.read_exact(&mut bytes).await.map_err(|e| cut_off(&e))?;
     Header::parse(bytes).map_err(|e| malformed(&e.to_string()))
@@ -136,7 +137,8 @@ fn cut_off(error: &io::Error) -> Error {
     }
 }
 
-fn broken_off() -> Error {
+/// The stream ended where it must not.
+pub fn broken_off() -> Error {
     Error::failed("the connection to the node broke off")
 }
 

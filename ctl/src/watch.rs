@@ -33,6 +33,11 @@ pub struct Screen {
 }
 
 impl Screen {
+    /// Prints text that is for programs only.
+    pub fn raw(&mut self, text: &str) -> Result<()> {
+        self.out.raw(text)
+    }
+
     /// Prints one picture. Programs get one JSON document a line, people the text.
     pub fn show<T: serde::Serialize + ?Sized>(&mut self, value: &T, text: impl FnOnce() -> String) -> Result<()> {
         let separated = self.shown > 0 && !self.out.json && !self.in_place;

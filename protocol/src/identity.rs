@@ -5,7 +5,7 @@
 
 use std::{fmt, str::FromStr};
 
-use data_encoding::BASE64URL_NOPAD;
+use data_encoding::{BASE64URL_NOPAD, DecodeKind};
 use minicbor::{Decode, Encode};
 use multiaddr::Multiaddr;
 
@@ -34,8 +34,8 @@ pub struct Identity {
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// Characters that base64 does not have.
-    #[error("not base64: {0}")]
-    Base64(data_encoding::DecodeError),
+    #[error("it has characters that no identity has")]
+    Base64,
     /// Base64, but cut off or altered.
     #[error("cut off or altered: its checksum does not match")]
     Checksum,
@@ -62,12 +62,20 @@ impl FromStr for Identity {
         if text.len() > MAX_TEXT {
             return Err(IdentityError::TooLong);
         }
-        let bytes = BASE64URL_NOPAD.decode(normalise(text).as_bytes()).map_err(IdentityError::Base64)?;
+        let bytes = BASE64URL_NOPAD.decode(normalise(text).as_bytes()).map_err(|e| damage(&e))?;
         let (sum, body) = bytes.split_at_checked(CHECKSUM).ok_or(IdentityError::Checksum)?;
         if sum != checksum(body) {
             return Err(IdentityError::Checksum);
         }
         frame::decode(body).map_err(IdentityError::Content)
+    }
+}
+
+/// Base64 that does not come out even has lost characters.
+fn damage(error: &data_encoding::DecodeError) -> IdentityError {
+    match error.kind {
+        DecodeKind::Symbol => IdentityError::Base64,
+        DecodeKind::Length | DecodeKind::Trailing | DecodeKind::Padding => IdentityError::Checksum,
     }
 }
 
@@ -116,7 +124,9 @@ mod tests {
     fn damage_is_named() {
         let text = sample().to_string();
         assert!(matches!(text[..text.len() - 4].parse::<Identity>(), Err(IdentityError::Checksum)));
-        assert!(matches!("!!!".parse::<Identity>(), Err(IdentityError::Base64(_))));
+        assert!(matches!("!!!".parse::<Identity>(), Err(IdentityError::Base64)));
+        assert!(matches!("xx".parse::<Identity>(), Err(IdentityError::Checksum)));
+        assert!(matches!(text[..text.len() - 1].parse::<Identity>(), Err(IdentityError::Checksum)));
         assert!(matches!("".parse::<Identity>(), Err(IdentityError::Checksum)));
         assert!(matches!("A".repeat(MAX_TEXT + 1).parse::<Identity>(), Err(IdentityError::TooLong)));
     }

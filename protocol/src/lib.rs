@@ -11,15 +11,18 @@ pub mod frame;
 pub mod id;
 pub mod identity;
 pub mod message;
+pub mod metrics;
 pub mod pake;
 pub mod password;
 pub mod peer;
+pub mod process;
 pub mod record;
 pub mod tunnel;
 pub mod types;
 
 pub use id::{NameError, NetworkName, NodeId, NodeName, Timestamp};
 pub use identity::Identity;
+pub use metrics::*;
 pub use record::{PeerRecord, SignedRecord};
 pub use types::*;
 

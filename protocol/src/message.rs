@@ -14,8 +14,8 @@ use minicbor::{Decode, Encode};
 use multiaddr::Multiaddr;
 
 use crate::{
-    Direction, Identity, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName, ProxyId, ProxyInfo, ProxyKind,
-    SessionInfo, StatusInfo, codec, pake, password::Cost,
+    Direction, Identity, LogLine, Metrics, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName, ProxyId, ProxyInfo,
+    ProxyKind, SessionInfo, StatusInfo, codec, pake, password::Cost,
 };
 
 /// What a client sends.
@@ -267,6 +267,97 @@ pub enum Request {
         #[cbor(n(0), with = "codec::multiaddrs")]
         addresses: Vec<Multiaddr>,
     },
+    // Keys 60 to 79 are for operating the machine behind the node.
+    /// The machine's figures. Answer: [`Response::Metrics`].
+    #[n(60)]
+    Metrics,
+    /// The agent's last log lines, and with `follow` those to come until the client closes the stream. Answers:
+    /// [`Response::Logs`].
+    #[n(61)]
+    Logs {
+        /// How many of the lines held, at most.
+        #[n(0)]
+        lines: u32,
+        /// Whether to go on.
+        #[n(1)]
+        follow: bool,
+    },
+    /// Run a program as the agent's user. Answer: [`Response::Started`], then frames of [`crate::process`].
+    #[n(62)]
+    Run(#[n(0)] RunRequest),
+    /// Write a file. Answer: [`Response::FileReady`]; then the client sends the bytes from there on as tunnel frames
+    /// ([`crate::tunnel`]: DATA, then EOF), and the node answers [`Response::Done`] when the file is in its place.
+    #[n(63)]
+    FilePut {
+        /// Where to; a folder gets a file of the name given. Relative to the home of the agent's user.
+        #[n(0)]
+        path: String,
+        /// Name of the file that is sent.
+        #[n(1)]
+        name: String,
+        /// What it is.
+        #[n(2)]
+        file: FileInfo,
+    },
+    /// What a file is. Answer: [`Response::File`].
+    #[n(64)]
+    FileStat {
+        /// The file, relative to the home of the agent's user.
+        #[n(0)]
+        path: String,
+    },
+    /// Read a file. Answer: [`Response::FileReady`], then the bytes as tunnel frames: DATA, then EOF.
+    #[n(65)]
+    FileGet {
+        /// The file, as in [`Request::FileStat`].
+        #[n(0)]
+        path: String,
+        /// Bytes that the client has already.
+        #[n(1)]
+        offset: u64,
+    },
+}
+
+/// A program to run.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct RunRequest {
+    /// The program and its arguments, with no shell between; empty: the login shell of the agent's user.
+    #[n(0)]
+    pub command: Vec<String>,
+    /// The terminal it runs on; none: its three streams are kept apart.
+    #[n(1)]
+    pub terminal: Option<TerminalInfo>,
+}
+
+/// A terminal.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct TerminalInfo {
+    /// Its kind: TERM.
+    #[n(0)]
+    pub kind: String,
+    /// Characters in a line.
+    #[n(1)]
+    pub columns: u16,
+    /// Lines.
+    #[n(2)]
+    pub rows: u16,
+}
+
+/// What a file is, whatever its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct FileInfo {
+    /// Bytes.
+    #[n(0)]
+    pub size: u64,
+    /// Permissions, `0o777` at most.
+    #[n(1)]
+    pub mode: u32,
+    /// BLAKE3 of its content.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub hash: [u8; 32],
 }
 
 /// One side of a tunnel, as asked for.
@@ -374,6 +465,36 @@ pub enum Response {
     /// The node's login sessions.
     #[n(10)]
     Sessions(#[n(0)] Vec<SessionInfo>),
+    // Keys 60 to 79 are for operating the machine behind the node.
+    /// The machine's figures.
+    #[n(60)]
+    Metrics(#[n(0)] Box<Metrics>),
+    /// Log lines, oldest first.
+    #[n(61)]
+    Logs {
+        /// The lines.
+        #[n(0)]
+        lines: Vec<LogLine>,
+        /// Lines that are lost because the reader was too slow for the ring.
+        #[n(1)]
+        missed: u64,
+        /// Whether another answer follows.
+        #[n(2)]
+        more: bool,
+    },
+    /// The program runs; frames of [`crate::process`] follow.
+    #[n(62)]
+    Started,
+    /// The bytes of the file follow, from here on.
+    #[n(63)]
+    FileReady {
+        /// Bytes that are there already.
+        #[n(0)]
+        offset: u64,
+    },
+    /// What a file is.
+    #[n(64)]
+    File(#[n(0)] FileInfo),
 }
 
 /// Most rows of one page of a list; each row is well under 3 KiB.

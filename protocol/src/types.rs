@@ -395,3 +395,41 @@ pub struct SessionInfo {
     #[n(4)]
     pub last_used: Timestamp,
 }
+
+/// A line of the agent's log.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cbor(map)]
+pub struct LogLine {
+    /// When it was written.
+    #[n(0)]
+    pub time: Timestamp,
+    /// How grave it is.
+    #[n(1)]
+    pub level: LogLevel,
+    /// What it says.
+    #[n(2)]
+    pub text: String,
+}
+
+/// How grave a log line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
+#[cbor(index_only)]
+pub enum LogLevel {
+    /// Something does not work.
+    #[n(0)]
+    Error,
+    /// Something may not work.
+    #[n(1)]
+    Warn,
+    /// What a person wants to know.
+    #[n(2)]
+    Info,
+    /// What a developer wants to know.
+    #[n(3)]
+    Debug,
+    /// Everything.
+    #[n(4)]
+    Trace,
+}

@@ -13,9 +13,10 @@ use std::{collections::BTreeSet, fmt::Debug, fs, path::PathBuf};
 
 use golden_samples as samples;
 use hive_protocol::{
-    Carrier, Direction, Identity, PathKind, ProxyKind, ProxyState, Reachability, SignedRecord, frame,
+    Carrier, Direction, Identity, LogLevel, PathKind, ProxyKind, ProxyState, Reachability, SignedRecord, frame,
     message::{ClientMessage, FailureCode, Request, Response, ServerMessage, session_challenge},
     peer::{JoinMessage, JoinRefusal, PeerMessage, RangeContent, SyncMessage},
+    process,
     tunnel::{self, Kind, RefuseReason},
 };
 use minicbor::{Decode, Encode};
@@ -43,9 +44,10 @@ macro_rules! variants {
 variants!(ClientMessage: Hello, Prove, Login, LoginOpen, LoginConfirm, Request);
 variants!(ServerMessage: Welcome, Proven, LoginSalt, LoginAnswer, LoginDone, Response);
 variants!(Request: Identity, Register, Networks, NetworkJoin, NetworkLeave, NetworkRotate, Ban, Nodes, Status,
-    ProxyAdd, Proxies, ProxyRemove, ProxyEnable, Connect, Logout, Sessions, SessionRevoke, Rename, Listen);
+    ProxyAdd, Proxies, ProxyRemove, ProxyEnable, Connect, Logout, Sessions, SessionRevoke, Rename, Listen, Metrics, Logs, Run, FilePut,
+    FileStat, FileGet);
 variants!(Response: Done, Error, Identity, Registered, Networks, Nodes, Status, ProxyAdded, Proxies, Connected,
-    Sessions);
+    Sessions, Metrics, Logs, Started, FileReady, File);
 variants!(FailureCode: Failed, Usage, NotAuthorised, Unreachable, Version, Busy);
 variants!(JoinMessage: Open, Answer, Confirm, Refused, Done);
 variants!(JoinRefusal: NotAccepted, TryLater);
@@ -58,6 +60,7 @@ variants!(Direction: Egress, Ingress);
 variants!(ProxyKind: Tcp);
 variants!(ProxyState: Listening, Connected, Waiting, Failed);
 variants!(Reachability: Public, Private, Unknown);
+variants!(LogLevel: Error, Warn, Info, Debug, Trace);
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1").join(format!("{name}.hex"))
@@ -135,6 +138,7 @@ fn numbers_that_stand_for_words() {
     pin_all(vec![p::ProxyKind::Tcp]);
     pin_all(vec![p::ProxyState::Listening, p::ProxyState::Connected, p::ProxyState::Waiting, p::ProxyState::Failed]);
     pin_all(vec![p::Reachability::Public, p::Reachability::Private, p::Reachability::Unknown]);
+    pin_all(vec![LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace]);
 }
 
 #[test]
@@ -217,6 +221,19 @@ fn tunnel_frames_of_a_stream_that_resumes() {
 }
 
 #[test]
+fn process_frames() {
+    for (name, frame) in samples::process_frames() {
+        let bytes = frame.to_bytes();
+        let pinned = golden(&format!("process.{name}"), &bytes);
+        assert_eq!(bytes, pinned, "{name}");
+        let (header, body) = pinned.split_at(process::HEADER_LEN);
+        let header = header.try_into().unwrap();
+        assert_eq!(process::body_len(header), Ok(body.len()));
+        assert_eq!(process::Frame::parse(header, body), Ok(frame));
+    }
+}
+
+#[test]
 fn every_golden_file_is_pinned_by_a_test() {
     let files = fs::read_dir(path("x").parent().unwrap()).unwrap();
     let held: BTreeSet<_> =
@@ -226,6 +243,7 @@ fn every_golden_file_is_pinned_by_a_test() {
     macro_rules! all { ($($type:ident),+) => { $(add($type::TYPE, $type::ALL);)+ } }
     all!(ClientMessage, ServerMessage, Request, Response, FailureCode, JoinMessage, JoinRefusal, SyncMessage);
     all!(RangeContent, RefuseReason, PathKind, Carrier, Direction, ProxyKind, ProxyState, Reachability);
+    all!(LogLevel);
     assert_eq!(held, known);
 }
 

@@ -194,6 +194,10 @@ impl Core {
         let Some(entry) = table.member(peer) else { return };
         let members = crate::tables::count_members(&self.tables, network);
         let done = self.registrations.complete(network, peer, &entry.record.name, members);
-        done.into_iter().for_each(|output| self.out.push(output));
+        if let Some(output) = done {
+            // Somebody asked for this node, and is told that it is stored.
+            self.save(network, peer);
+            self.out.push(output);
+        }
     }
 }

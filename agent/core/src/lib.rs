@@ -6,9 +6,9 @@
 //! (`hive-agent`) holds no policy.
 //!
 //! Each room decides one thing and knows nothing of the others: `membership` (networks and their secrets), `peers` and
-//! `sync` (the table), `own` (this node's record), `connections`, `path` (whom to dial), `routes` (proxies and
-//! admission), `stream` (what a carrier has yet to take), `register`, `session`, `guard`. [`Core`] only carries news
-//! between them.
+//! `sync` (the table), `newcomers` (how fast it grows), `own` (this node's record), `connections`, `path` (whom to
+//! dial), `routes` (proxies and admission), `stream` (what a carrier has yet to take), `register`, `session`, `guard`.
+//! [`Core`] only carries news between them.
 
 #![forbid(unsafe_code)]
 
@@ -20,6 +20,7 @@ mod event;
 mod guard;
 mod joining;
 mod membership;
+mod newcomers;
 mod outbox;
 mod own;
 mod path;
@@ -35,9 +36,13 @@ mod tables;
 #[cfg(test)]
 mod testing;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use hive_protocol::NetworkName;
+use hive_protocol::{NetworkName, NodeId};
 
 pub use event::*;
 pub use queries::ConnectionInfo;
@@ -77,6 +82,9 @@ pub struct Core {
     guards: Guards,
     /// When each network's table is compared with that of some member.
     gossip_at: BTreeMap<NetworkName, Duration>,
+    /// Records of others that say something new and are not stored yet.
+    unsaved: BTreeSet<(NetworkName, NodeId)>,
+    saved: Duration,
     flush_at: Option<Duration>,
     flushed: Duration,
     lapse_at: Duration,
@@ -105,6 +113,8 @@ impl Core {
             sessions: Sessions::new(stored.admin, stored.sessions, fake_key),
             guards: Guards::default(),
             gossip_at: BTreeMap::new(),
+            unsaved: BTreeSet::new(),
+            saved: now.mono.saturating_sub(tables::SAVE),
             flush_at: None,
             flushed: now.mono,
             lapse_at: now.mono,
@@ -138,6 +148,7 @@ impl Core {
             self.registrations.next(),
             self.gossip_at.values().min().copied(),
             self.flush_at,
+            self.next_save(),
             Some(self.lapse_at),
         ];
         let walls = walls.into_iter().flatten().map(|at| self.clock.mono_at(at));
@@ -187,6 +198,7 @@ impl Core {
         self.compare_due(now);
         self.expire(now);
         self.review_paths(now);
+        self.save_due(now);
         self.flush_due(now);
         self.publish_routes();
     }

@@ -11,6 +11,8 @@ use crate::{Change, Now};
 
 /// Most records of one table.
 pub(crate) const MOST: usize = 20_000;
+/// Most bytes of the signed records of one table: twice what [`MOST`] usual ones take.
+const MOST_BYTES: usize = 16 * 1024 * 1024;
 /// A record, or a tombstone, that was not renewed for this long is forgotten.
 pub(crate) const LAPSE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A node whose record was renewed within this time counts as up, unless it is known to be gone.
@@ -32,6 +34,8 @@ pub(crate) struct Entry {
     heard: i64,
     /// A dial failed or a connection was lost since its record was heard.
     lost: bool,
+    /// Whether the node was connected to this one since the start, or sent its record itself.
+    met: bool,
     dirty: Dirty,
     saved_contact: Timestamp,
     pub fingerprint: u128,
@@ -54,7 +58,7 @@ pub(crate) enum Offer {
     Renewed,
     /// Our own, newer than we remember: with this sequence number.
     Mine(u64),
-    /// Not taken, and nobody's fault: known, older, banned, lapsed, or the table is full.
+    /// Not taken, and nobody's fault: known, older, banned, lapsed, or there is no room for it.
     Ignored,
     /// Not taken: no correct member passes this on.
     Bad,
@@ -65,11 +69,16 @@ pub(crate) struct Table {
     network: NetworkName,
     me: NodeId,
     entries: BTreeMap<NodeId, Entry>,
+    /// Size of all signed records.
+    bytes: usize,
 }
+
+#[cfg(test)]
+mod tests;
 
 impl Table {
     pub fn new(network: NetworkName, me: NodeId) -> Self {
-        Self { network, me, entries: BTreeMap::new() }
+        Self { network, me, entries: BTreeMap::new(), bytes: 0 }
     }
 
     /// Takes a record from the store, where only verified ones are.
@@ -77,7 +86,7 @@ impl Table {
         let heard = millis(now.mono) - millis(contact.age(now.wall));
         let mut entry = Entry::new(signed, record, contact, heard);
         entry.dirty = Dirty::Clean;
-        self.entries.insert(entry.record.node, entry);
+        self.insert(entry);
     }
 
     /// Offers a record that `from` sent.
@@ -86,7 +95,7 @@ impl Table {
         if record.network != self.network {
             return Offer::Bad;
         }
-        if banned || !self.is_news(&record, from, now) {
+        if banned || !self.is_news(&record, from, now) || !self.has_room(&record.node, signed.size(), from) {
             return Offer::Ignored;
         }
         if signed.verify().is_err() {
@@ -98,31 +107,62 @@ impl Table {
         self.take(signed.clone(), record, from, now)
     }
 
-    /// The checks that cost nothing, before the signature's.
+    /// Whether a record is newer than what is known. Costs nothing, so it is asked before the signature is checked.
     fn is_news(&self, record: &PeerRecord, from: &NodeId, now: Now) -> bool {
         match self.entries.get(&record.node) {
             Some(held) => held.record.seq < record.seq,
-            None => self.entries.len() < MOST && (record.node == *from || record.issued.age(now.wall) < LAPSE),
+            None => record.node == *from || record.issued.age(now.wall) < LAPSE,
         }
     }
 
+    /// Whether there is room for a record. For what a node says in person, and for what is said of a node that was here,
+    /// room is made by [`Table::trim`]; hearsay of others must do with what is left. What is said of this node is heard.
+    fn has_room(&self, node: &NodeId, size: usize, from: &NodeId) -> bool {
+        let held = self.entries.get(node);
+        let known = node == from || *node == self.me || held.is_some_and(|entry| entry.met);
+        let more = size.saturating_sub(held.map_or(0, |entry| entry.signed.size()));
+        known || ((held.is_some() || self.entries.len() < MOST) && (more == 0 || self.bytes + more <= MOST_BYTES))
+    }
+
+    /// Gives up records until the table is within its limits: those of nodes that were never here first, of these the
+    /// stalest. Never this node's own, nor that of `spared`, for which the room is made.
+    pub fn trim(&mut self, spared: &NodeId) -> Vec<NodeId> {
+        let mut gone = Vec::new();
+        while self.entries.len() > MOST || self.bytes > MOST_BYTES {
+            let others = self.entries.iter().filter(|(node, _)| **node != self.me && *node != spared);
+            let Some(stalest) = others.min_by_key(|(_, e)| (e.met, e.heard)).map(|(node, _)| *node) else { break };
+            self.remove(&stalest);
+            gone.push(stalest);
+        }
+        gone
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let node = entry.record.node;
+        self.remove(&node);
+        self.bytes += entry.signed.size();
+        self.entries.insert(node, entry);
+    }
+
     fn take(&mut self, signed: SignedRecord, record: PeerRecord, from: &NodeId, now: Now) -> Offer {
-        let held = self.entries.remove(&record.node);
+        let held = self.entries.get(&record.node);
+        let met = record.node == *from || held.is_some_and(|h| h.met);
         let age = Some(record.issued.age(now.wall)).filter(|age| record.node != *from && *age < LAPSE);
         let age = age.unwrap_or_default();
         let contact = Timestamp(now.wall.0.saturating_sub(age.as_millis() as u64));
         let ahead = now.wall.age(record.issued) > CLOCK_AHEAD;
-        let changed = held.as_ref().is_none_or(|h| !says_the_same(&h.record, &record));
-        let contact = held.as_ref().map_or(contact, |h| h.contact.max(contact).min(now.wall));
+        let changed = held.is_none_or(|h| !says_the_same(&h.record, &record));
+        let contact = held.map_or(contact, |h| h.contact.max(contact).min(now.wall));
         let mut entry = Entry::new(signed, record, contact, millis(now.mono) - millis(age));
         entry.clock_ahead = ahead;
-        self.entries.insert(entry.record.node, entry);
+        entry.met = met;
+        self.insert(entry);
         if changed { Offer::Changed } else { Offer::Renewed }
     }
 
     /// Puts this node's own record.
     pub fn put_own(&mut self, signed: SignedRecord, record: PeerRecord, now: Now) {
-        self.entries.insert(self.me, Entry::new(signed, record, now.wall, millis(now.mono)));
+        self.insert(Entry::new(signed, record, now.wall, millis(now.mono)));
     }
 
     pub fn get(&self, node: &NodeId) -> Option<&Entry> {
@@ -146,7 +186,9 @@ impl Table {
     }
 
     pub fn remove(&mut self, node: &NodeId) -> bool {
-        self.entries.remove(node).is_some()
+        let gone = self.entries.remove(node);
+        self.bytes -= gone.as_ref().map_or(0, |entry| entry.signed.size());
+        gone.is_some()
     }
 
     /// Notes a sign of life. `weighty` ones are stored with the next flush, others only when the stored time is old.
@@ -154,6 +196,7 @@ impl Table {
     pub fn touch(&mut self, node: &NodeId, weighty: bool, now: Now) -> bool {
         let Some(entry) = self.entries.get_mut(node) else { return false };
         entry.contact = now.wall;
+        entry.met = true;
         if weighty || entry.saved_contact.age(now.wall) > CONTACT_LAG {
             entry.dirty = entry.dirty.max(Dirty::Contact);
         }
@@ -183,8 +226,8 @@ impl Table {
     pub fn lapse(&mut self, now: Duration) -> Vec<NodeId> {
         let oldest = millis(now) - millis(LAPSE);
         let lapsed = self.entries.iter().filter(|(node, e)| e.heard <= oldest && **node != self.me);
-        let lapsed: Vec<_> = lapsed.map(|(node, _)| *node).collect();
-        lapsed.iter().for_each(|node| drop(self.entries.remove(node)));
+        let mut lapsed: Vec<_> = lapsed.map(|(node, _)| *node).collect();
+        lapsed.retain(|node| self.remove(node));
         lapsed
     }
 }
@@ -199,6 +242,7 @@ impl Entry {
             clock_ahead: false,
             heard,
             lost: false,
+            met: false,
             dirty: Dirty::Record,
             saved_contact: contact,
             fingerprint,

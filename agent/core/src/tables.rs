@@ -17,6 +17,8 @@ use crate::{
 
 /// How often contact times and renewed records are stored at most.
 const FLUSH: Duration = Duration::from_secs(60);
+/// How often records of others that say something new are stored at most: a crash loses only what members say again.
+pub(crate) const SAVE: Duration = Duration::from_secs(1);
 /// Pause before a comparison that did not fit into one answer goes on.
 const GO_ON: Duration = Duration::from_millis(250);
 /// Improper messages after which a connection is closed.
@@ -120,10 +122,14 @@ impl Core {
             return;
         }
         let peer = connection.peer;
-        if matches!(message.body, SyncMessage::Compare { .. }) {
+        let is_compare = matches!(message.body, SyncMessage::Compare { .. });
+        if is_compare {
             connection.compare_at.remove(&message.network);
         }
         self.touch(&peer, false, now);
+        if is_compare && self.compare_later(conn, &message.network, now) {
+            return;
+        }
         let PeerMessage { network, body } = message;
         let handled = match body {
             SyncMessage::Compare { ranges } => self.answer(conn, &network, |t| sync::compare(t, &ranges), now),
@@ -153,6 +159,14 @@ impl Core {
         Ok(())
     }
 
+    /// Puts a comparison off while it would only bring more new nodes than the peer may introduce. True if it did.
+    fn compare_later(&mut self, conn: ConnId, network: &NetworkName, now: Now) -> bool {
+        let Some(connection) = self.connections.get_mut(conn) else { return false };
+        let Some(at) = connection.newcomers.wait(now.mono) else { return false };
+        connection.compare_at.insert(network.clone(), at);
+        true
+    }
+
     fn strike(&mut self, conn: ConnId) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.strikes += 1;
@@ -175,7 +189,7 @@ impl Core {
         let mut news = Vec::new();
         let mut outcome = Ok(());
         for signed in records {
-            match self.take_record(from, network, signed, now) {
+            match self.take_record(conn, from, network, signed, now) {
                 Ok(true) => news.push(signed.clone()),
                 Ok(false) => {}
                 Err(Improper) => outcome = Err(Improper),
@@ -191,6 +205,7 @@ impl Core {
     /// Takes one record if it is news; true if others should hear of it.
     fn take_record(
         &mut self,
+        conn: ConnId,
         from: &NodeId,
         network: &NetworkName,
         signed: &SignedRecord,
@@ -198,6 +213,11 @@ impl Core {
     ) -> Result<bool, Improper> {
         let Some(table) = self.tables.get_mut(network) else { return Ok(false) };
         let Ok(node) = signed.read().map(|record| record.node) else { return Err(Improper) };
+        let introduced = node != *from && table.get(&node).is_none();
+        if introduced && !self.connections.get(conn).is_some_and(|c| c.newcomers.has_room(now.mono)) {
+            self.compare_later(conn, network, now);
+            return Ok(false);
+        }
         match table.offer(signed, from, self.networks.is_banned(network, &node), now) {
             Offer::Bad => return Err(Improper),
             Offer::Ignored => return Ok(false),
@@ -207,11 +227,23 @@ impl Core {
             }
             Offer::Renewed => self.flush_soon(now),
             Offer::Changed => {
-                table.save(&node).into_iter().for_each(|change| self.out.persist(change));
+                if introduced && let Some(connection) = self.connections.get_mut(conn) {
+                    connection.newcomers.count(now.mono);
+                }
+                self.unsaved.insert((network.clone(), node));
                 self.learned(network, node, now);
             }
         }
+        self.give_up_stale(network, &node);
         Ok(true)
+    }
+
+    /// Forgets what a table has no room for, now that it took the record of `spared`.
+    fn give_up_stale(&mut self, network: &NetworkName, spared: &NodeId) {
+        let gone = self.tables.get_mut(network).map(|table| table.trim(spared)).unwrap_or_default();
+        for node in gone {
+            self.out.persist(Change::RecordGone { network: network.clone(), node });
+        }
     }
 
     /// A record says something new: the node came, moved, changed its name, or left.
@@ -253,6 +285,28 @@ impl Core {
 
     fn flush_soon(&mut self, now: Now) {
         self.flush_at.get_or_insert(now.mono.max(self.flushed + FLUSH));
+    }
+
+    /// When records of others that say something new are to be stored.
+    pub(crate) fn next_save(&self) -> Option<Duration> {
+        (!self.unsaved.is_empty()).then_some(self.saved + SAVE)
+    }
+
+    /// Stores the records that said something new: at once if it was quiet, else together.
+    pub(crate) fn save_due(&mut self, now: Now) {
+        if self.next_save().is_none_or(|at| at > now.mono) {
+            return;
+        }
+        self.saved = now.mono;
+        for (network, node) in std::mem::take(&mut self.unsaved) {
+            self.save(&network, &node);
+        }
+    }
+
+    /// Stores what is new of one node, now.
+    pub(crate) fn save(&mut self, network: &NetworkName, node: &NodeId) {
+        let change = self.tables.get_mut(network).and_then(|table| table.save(node));
+        change.into_iter().for_each(|change| self.out.persist(change));
     }
 
     pub(crate) fn flush_due(&mut self, now: Now) {

@@ -3,7 +3,7 @@
 use futures::AsyncReadExt;
 use hive_protocol::message::{Failure, FailureCode, Response};
 
-use super::server::{Authority, Bytes, Control, End};
+use super::server::{Bytes, Control, End};
 use crate::tunnel::{Counters, copy, ingress};
 
 /// Connects to the target and carries bytes until both sides are done, or the session ends.
@@ -13,15 +13,9 @@ pub(super) async fn run<S: Bytes>(control: &mut Control<S>, host: String, port: 
         Err(what) => return control.respond(Response::Error(Failure::new(FailureCode::Failed, what))).await,
     };
     control.respond(Response::Connected).await?;
-    let ended = async {
-        match &control.authority {
-            Authority::Session { entry, .. } => entry.ended().await,
-            _ => std::future::pending().await,
-        }
-    };
     let counters = Counters::default();
     let halves = (&mut control.stream).split();
-    match copy::run(local, halves, &counters, ended, copy::Peer::Ready).await {
+    match copy::run(local, halves, &counters, control.authority.ended(), copy::Peer::Ready).await {
         Ok(()) => Err(End::Done),
         Err(broken) => {
             log::debug!("connect to {host}:{port}: {broken}");

@@ -9,11 +9,11 @@ use hive_protocol::{
 };
 
 use super::{
-    connect,
+    connect, files, logs, run,
     server::{Authority, Bytes, Control, End},
     views,
 };
-use crate::node::Handle;
+use crate::{metrics::Machine, node::Handle};
 
 impl<S: Bytes> Control<S> {
     /// Carries out one request and answers it.
@@ -23,6 +23,10 @@ impl<S: Bytes> Control<S> {
         }
         match request {
             Request::Connect { host, port } => connect::run(self, host, port).await,
+            Request::Logs { lines, follow } => logs::run(self, lines, follow).await,
+            Request::Run(wish) => run::run(self, &wish).await,
+            Request::FilePut { path, name, file } => files::put(self, path, name, file).await,
+            Request::FileGet { path, offset } => files::get(self, path, offset).await,
             Request::Nodes => self.nodes().await,
             Request::Proxies => self.proxies().await,
             Request::ProxyAdd(wish) => self.add_proxy(&wish).await,
@@ -107,6 +111,11 @@ async fn answer(node: Handle, request: Request) -> Result<Response, Failure> {
         }
         Request::Networks => Ok(Response::Networks(node.ask(|core, now| core.networks(now)).await?)),
         Request::Status => Ok(Response::Status(views::status(node).await?)),
+        Request::FileStat { path } => files::stat(path).await,
+        Request::Metrics => {
+            let metrics = Machine::this().metrics(node.started.elapsed()).await;
+            Ok(Response::Metrics(Box::new(metrics)))
+        }
         Request::Sessions => Ok(Response::Sessions(node.ask(|core, _| core.sessions()).await?)),
         change => carry_out(node, change).await.map(|()| Response::Done),
     }

@@ -3,7 +3,10 @@
 use std::{os::unix::net::UnixStream, time::Duration};
 
 use async_io::Async;
-use futures::io::{AsyncRead, AsyncWrite};
+use futures::{
+    AsyncWriteExt,
+    io::{AsyncRead, AsyncWrite},
+};
 use hive_core::{ConnId, Source};
 use hive_protocol::{
     NetworkName, NodeId, ProxyId, VERSION_CURRENT, VERSION_MIN,
@@ -83,6 +86,16 @@ pub(super) enum Authority {
     Local,
     /// A session's key, on this stream.
     Session { key: [u8; 32], entry: Entry },
+}
+
+impl Authority {
+    /// Waits until what was shown is worth nothing any more.
+    pub(super) async fn ended(&self) {
+        match self {
+            Self::Session { entry, .. } => entry.ended().await,
+            Self::None | Self::Local => std::future::pending().await,
+        }
+    }
 }
 
 /// Why a stream ended.
@@ -207,6 +220,17 @@ impl<S: Bytes> Control<S> {
         // Dropping the stream at once could overtake the words.
         let _ = within(GREETING, self.read()).await;
         Err(End::Refused)
+    }
+
+    /// Ends the stream once the client has heard the last word: what it still says is read and forgotten, because dropping
+    /// a stream with unread bytes resets it, and the reset may overtake the word.
+    pub(super) async fn drained(&mut self) -> End {
+        let last = async {
+            self.stream.close().await?;
+            futures::io::copy(&mut self.stream, &mut futures::io::sink()).await
+        };
+        let _ = within(GREETING, last).await;
+        End::Done
     }
 
     /// Notes that the caller proved a session.

@@ -8,7 +8,11 @@ use hive_protocol::{
     StatusInfo, message::Failure,
 };
 
-use crate::{VERSION, node::Handle, tunnel::Counted};
+use crate::{
+    VERSION,
+    node::Handle,
+    tunnel::{Cause, Counted},
+};
 
 /// A proxy and what the core knows of its peer.
 struct Known {
@@ -37,7 +41,7 @@ pub(super) async fn proxies(node: Handle) -> Result<Vec<ProxyInfo>, Failure> {
 fn info(counted: &Counted, Known { spec, path, name }: Known) -> ProxyInfo {
     ProxyInfo {
         state: state(&spec, path, counted),
-        last_error: counted.listener_error.clone().or_else(|| counted.last_error.clone()),
+        last_error: error(counted),
         id: spec.id,
         direction: spec.direction,
         kind: spec.kind,
@@ -58,6 +62,10 @@ fn info(counted: &Counted, Known { spec, path, name }: Known) -> ProxyInfo {
         bytes_in: counted.bytes_in,
         bytes_out: counted.bytes_out,
     }
+}
+
+fn error(counted: &Counted) -> Option<String> {
+    counted.listener_error.clone().or_else(|| counted.last_error.as_ref().map(|failed| failed.text.clone()))
 }
 
 fn state(spec: &ProxySpec, path: PathKind, counted: &Counted) -> ProxyState {
@@ -107,17 +115,43 @@ async fn own_problems(node: Handle) -> Result<Vec<Problem>, Failure> {
         what: "this node listens on no address".into(),
         hint: "see the log, or choose an address with `hivectl listen`".into(),
     });
-    let failing = proxies(node.clone()).await?.into_iter().filter_map(|proxy| {
-        let what = format!("proxy {}: {}", proxy.id, proxy.last_error?);
-        Some(Problem { what, hint: hint(proxy.direction, proxy.state).into() })
-    });
+    let specs = node.ask(|core, _| core.proxies().cloned().collect::<Vec<_>>()).await?;
+    let failing = specs.iter().filter_map(|spec| failing(spec, &node.tunnels.counted(spec.id)));
     Ok(store.into_iter().chain(deaf).chain(failing).collect())
 }
 
-fn hint(direction: Direction, state: ProxyState) -> &'static str {
-    match (direction, state) {
-        (Direction::Egress, ProxyState::Failed) => "free the port, or remove the proxy and choose another port",
-        (Direction::Egress, _) => "look at the other node: is it online, and has it the matching ingress?",
-        (Direction::Ingress, _) => "is the service behind this ingress running?",
+fn failing(spec: &ProxySpec, counted: &Counted) -> Option<Problem> {
+    let what = format!("proxy {}: {}", spec.id, error(counted)?);
+    let hint = match (&counted.listener_error, &counted.last_error) {
+        (None, Some(failed)) => hint(spec.direction, failed.cause),
+        _ => "free the port, or remove the proxy and choose another port",
+    };
+    Some(Problem { what, hint: hint.into() })
+}
+
+fn hint(direction: Direction, cause: Cause) -> &'static str {
+    match (direction, cause) {
+        (_, Cause::Path) => "look at the other node: is it online?",
+        (_, Cause::NoRule) => "look at the other node: has it the matching ingress, and is that enabled?",
+        (Direction::Egress, Cause::Target) => "look at the other node: is the service behind its ingress running?",
+        (Direction::Ingress, Cause::Target) => "is the service behind this ingress running?",
+        (_, Cause::Busy) => "the other node carries as many connections as it can: end some, or try later",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tunnel::Failed;
+
+    #[test]
+    fn an_egress_whose_target_refuses_is_not_said_to_be_offline() {
+        let refused = Counted {
+            last_error: Some(Failed { cause: Cause::Target, text: "refused by the peer: closed".to_owned() }),
+            ..Counted::default()
+        };
+        assert!(hint(Direction::Egress, Cause::Target).contains("service"));
+        assert!(hint(Direction::Egress, Cause::Path).contains("online"));
+        assert_eq!(error(&refused).as_deref(), Some("refused by the peer: closed"));
     }
 }

@@ -6,7 +6,7 @@
 //! This is the tunnel format without resumption, over any byte stream: what `hivectl connect` speaks. Tunnels between
 //! nodes use [`super::pump`].
 
-mod frames;
+pub mod frames;
 
 use std::{
     future::Future,
@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use async_io::Async;
+use async_io::{Async, Timer};
 use futures::{
     AsyncReadExt, AsyncWriteExt,
     io::{AsyncRead, AsyncWrite},
@@ -29,6 +29,8 @@ use frames::{CarrierError, Writer};
 
 /// How long the last frame may take to leave before the carrier is dropped with it.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How often the local socket is asked for an error while its bytes wait for the peer.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// How a stream ended before both sides were done.
 #[derive(Debug, thiserror::Error)]
@@ -128,12 +130,31 @@ async fn to_peer(
     loop {
         let (buffer, len) = read_some(local).await.map_err(Broken::Local)?;
         if len == 0 {
-            return Ok(writer.eof(sent).await.map_err(CarrierError::from)?);
+            return while_local_lives(local, writer.eof(sent)).await;
         }
-        writer.data(buffer, len).await.map_err(CarrierError::from)?;
+        while_local_lives(local, writer.data(buffer, len)).await?;
         sent += len as u64;
         counters.sent(len);
     }
+}
+
+/// Writes to a peer that may take its time, unless the application aborts meanwhile.
+///
+/// Its RST is asked for now and then: to wait until the socket is readable would return at once, again and again, as
+/// long as bytes that cannot be passed on lie in it, and no other event tells of an error alone.
+async fn while_local_lives(
+    local: &Async<TcpStream>,
+    write: impl Future<Output = io::Result<()>>,
+) -> Result<(), Broken> {
+    let aborted = async {
+        loop {
+            Timer::after(LOOK_AFTER).await;
+            if let Some(error) = local.get_ref().take_error().unwrap_or_else(Some) {
+                return Err(Broken::Local(error));
+            }
+        }
+    };
+    or(async { Ok(write.await.map_err(CarrierError::from)?) }, aborted).await
 }
 
 /// What the local socket has, behind room for a header. While there is nothing, no buffer is held.
@@ -241,6 +262,44 @@ mod tests {
         fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
             Poll::Ready(Ok(()))
         }
+    }
+
+    /// A carrier that takes nothing, and says so.
+    struct Full {
+        asked: Sender<()>,
+    }
+
+    impl AsyncWrite for Full {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            let _ = self.asked.try_send(());
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[test]
+    fn a_local_abort_is_noticed_while_the_peer_takes_nothing() {
+        let (mut application, local) = connected();
+        application.write_all(&[b'x'; 100]).unwrap();
+        let (asked, stalls) = smol::channel::bounded(1);
+        let abort = async {
+            let _ = stalls.recv().await;
+            // The RST comes behind bytes that nobody can take.
+            application.write_all(&[b'y'; 100]).unwrap();
+            rustix::net::sockopt::set_socket_linger(&application, Some(Duration::ZERO)).unwrap();
+            drop(application);
+        };
+        let (mut writer, counters) = (Writer::new(Full { asked }), Counters::default());
+        let sending = to_peer(&local, &mut writer, &counters);
+        let (outcome, ()) = smol::block_on(smol::future::zip(sending, abort));
+        assert!(matches!(outcome, Err(Broken::Local(_))), "{outcome:?}");
     }
 
     /// A peer that says nothing.

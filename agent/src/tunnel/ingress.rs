@@ -17,7 +17,7 @@ use hive_transport::{bulk::Accepted, streams::Stream};
 use smol::future::or;
 
 use super::{
-    Entry,
+    Cause, Entry,
     carrier::{Carrier, Reader},
     pump::{Broken, Session},
     waiting::{Arrival, Led, Name, Place},
@@ -102,7 +102,7 @@ impl Ingress {
             Ok((conn, spec)) => self.carry(conn, &spec, &open, carrier).await,
             Err(refusal) => {
                 let Open { origin_port, target_port, .. } = open;
-                log::info!("refused {} port {origin_port} -> {target_port}: {}", self.peer, refusal.text);
+                log::debug!("refused {} port {origin_port} -> {target_port}: {}", self.peer, refusal.text);
                 refuse(carrier, &refusal).await;
                 None
             }
@@ -139,7 +139,7 @@ impl Ingress {
         let local = match connect(&spec.host, spec.port).await {
             Ok(local) => local,
             Err(text) => {
-                entry.counters.failed(&text);
+                entry.counters.failed(Cause::Target, &text);
                 refuse(carrier, &Refusal { reason: RefuseReason::Target, text }).await;
                 return None;
             }
@@ -157,8 +157,8 @@ impl Ingress {
             }
             Err(broken) => {
                 log::debug!("proxy {}: {broken}", spec.id);
-                if matches!(broken, Broken::Carrier(_)) {
-                    entry.counters.failed(broken.to_string());
+                if let Some(cause) = broken.cause() {
+                    entry.counters.failed(cause, broken.to_string());
                 }
                 session.fail(carrier, &broken).await;
                 None

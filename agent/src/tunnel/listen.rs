@@ -21,7 +21,8 @@ use libp2p::StreamProtocol;
 use smol::{Task, future::or};
 
 use super::{
-    Counters, Entry, abort,
+    Cause, Counters, Entry, abort,
+    accept::{Acceptor, Place},
     carrier::Carrier,
     pump::{Broken, Session},
 };
@@ -33,11 +34,11 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const RETRY_BIND: Duration = Duration::from_secs(3);
 /// For the answer to RESUME.
 const RESUME_TIMEOUT: Duration = Duration::from_secs(5);
-/// After an error of `accept`: most likely there are no file descriptors left.
+/// Between attempts to open a stream.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Connections that wait to be accepted; the kernel may cap it lower (`net.core.somaxconn`).
 const BACKLOG: i32 = 1024;
-/// Connections of one proxy at once; further ones wait in the kernel's queue.
+/// Connections of one proxy at once, those that wait for the peer too; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 4096;
 
 /// The running egress listeners of a node.
@@ -104,20 +105,10 @@ async fn listen(node: Handle, spec: Arc<ProxySpec>, prepared: Option<Async<TcpLi
     };
     counters.listening(None);
     log::info!("proxy {}: listening on {} for {}", spec.id, address(&spec), spec.remote.node);
+    let mut acceptor = Acceptor::new(socket, format!("proxy {}", spec.id), MAX_CONNECTIONS);
     loop {
-        match socket.accept().await {
-            Ok((local, _)) if counters.open() < MAX_CONNECTIONS => {
-                exec::spawn(connection(node.clone(), spec.clone(), local)).detach();
-            }
-            Ok((local, from)) => {
-                log::warn!("proxy {}: {MAX_CONNECTIONS} connections are open, refusing {from}", spec.id);
-                abort(&local);
-            }
-            Err(e) => {
-                log::warn!("proxy {}: cannot accept a connection: {e}", spec.id);
-                Timer::after(PAUSE).await;
-            }
-        }
+        let (local, place) = acceptor.next().await;
+        exec::spawn(connection(node.clone(), spec.clone(), local, place)).detach();
     }
 }
 
@@ -147,7 +138,7 @@ async fn bind(address: SocketAddr, counters: &Counters) -> Async<TcpListener> {
 }
 
 /// One local connection, from its acceptance to its end.
-async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Async<TcpStream>) {
+async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Async<TcpStream>, _place: Place) {
     let counters = node.tunnels.counters(spec.id);
     if let Err(e) = local.get_ref().set_nodelay(true) {
         log::debug!("no TCP_NODELAY: {e}");
@@ -155,7 +146,7 @@ async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Async<TcpStream>)
     let (connection, mut carrier) = match within(PATIENCE, path(&node, &spec)).await.ok_or_else(|| late(&spec)) {
         Ok(Ok(found)) => found,
         Ok(Err(why)) | Err(why) => {
-            counters.failed(why);
+            counters.failed(Cause::Path, why);
             return abort(&local);
         }
     };
@@ -184,8 +175,8 @@ async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Async<TcpStream>)
         Ok(()) => egress.done(carrier).await,
         Err(broken) => {
             log::debug!("proxy {}: {broken}", spec.id);
-            if matches!(broken, Broken::Refused(_) | Broken::Carrier(_)) {
-                counters.failed(broken.to_string());
+            if let Some(cause) = broken.cause() {
+                counters.failed(cause, broken.to_string());
             }
             session.fail(carrier, &broken).await;
         }

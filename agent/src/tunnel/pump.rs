@@ -20,17 +20,19 @@ use std::{
 
 use async_io::{Async, Timer};
 use hive_core::stream::{Stream, Violation};
-use hive_protocol::tunnel::{self, HEADER_LEN, Header, Kind, Refusal};
-use smol::future::yield_now;
+use hive_protocol::tunnel::{self, HEADER_LEN, Header, Kind, Refusal, RefuseReason};
+use smol::future::{or, yield_now};
 
 use super::{
-    Counters,
+    Cause, Counters,
     carrier::{self, Carrier, Reader, Writer},
     memory::{self, Chunk},
 };
 
 /// How long a peer may be left without an acknowledgement that it is not waiting for.
 const ACK_DELAY: Duration = Duration::from_millis(200);
+/// How often the local socket is asked for an error while its bytes wait for the peer.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// Bytes after which a busy stream lets others go first.
 const TURN: usize = 256 * 1024;
 /// Records of one read, and as many slices of one write.
@@ -60,6 +62,22 @@ pub enum Broken {
     /// The right to it was taken away, or nobody came back for it in time.
     #[error("no longer allowed")]
     Ended,
+}
+
+impl Broken {
+    /// What to tell the people here, unless an application ended its connection or the right to it is gone.
+    pub fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Refused(refusal) => match refusal.reason {
+                RefuseReason::NoRule => Some(Cause::NoRule),
+                RefuseReason::Target => Some(Cause::Target),
+                RefuseReason::Busy => Some(Cause::Busy),
+                RefuseReason::Unknown => Some(Cause::Path),
+            },
+            Self::Carrier(_) | Self::Violation(_) | Self::Unexpected(_) => Some(Cause::Path),
+            Self::Local(_) | Self::Remote | Self::Ended => None,
+        }
+    }
 }
 
 impl From<io::Error> for Broken {
@@ -151,7 +169,7 @@ impl Session {
     pub async fn pump(&self, carrier: &mut Carrier) -> Result<(), Broken> {
         let Carrier { reader, writer } = carrier;
         let mut inbound = pin!(self.inbound(reader));
-        let mut outbound = pin!(self.outbound(writer));
+        let mut outbound = pin!(or(self.outbound(writer), self.local_abort()));
         // In this order: what inbound changes, outbound sees in the same turn, and inbound waits for nothing of outbound.
         poll_fn(|cx| match inbound.as_mut().poll(cx) {
             Poll::Ready(Err(broken)) => Poll::Ready(Err(broken)),
@@ -159,6 +177,30 @@ impl Session {
             Poll::Pending => outbound.as_mut().poll(cx),
         })
         .await
+    }
+
+    /// Waits until the application has aborted though nothing was read from it, as when the window is full: its bytes
+    /// lie in the socket, so that readability says nothing, and no other event tells of an error alone.
+    async fn local_abort(&self) -> Result<(), Broken> {
+        loop {
+            self.stalled().await;
+            Timer::after(LOOK_AFTER).await;
+            if let Some(error) = self.local.get_ref().take_error().unwrap_or_else(Some) {
+                return Err(Broken::Local(error));
+            }
+        }
+    }
+
+    /// Waits until the peer's slowness keeps this side from reading. Every turn of [`Self::pump`] looks.
+    async fn stalled(&self) {
+        poll_fn(|_| {
+            if self.wants_more() || self.state().stream.outgoing.is_finished() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
     }
 
     /// Frames from the peer, as long as there can be any.

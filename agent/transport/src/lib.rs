@@ -13,6 +13,8 @@
 //! | [`tls`] | the libp2p TLS 1.3 handshake on rustls and ring |
 //! | [`bulk`] | TLS connections beside libp2p's, for the bytes of tunnels |
 //! | [`tcp`], [`dns`] | sockets and names |
+//! | [`files`] | a file that arrives: resumed, checked, put in its place |
+//! | [`window`] | credit for several byte streams on one |
 //!
 //! `batch` makes few system calls of the many that cipher and multiplexer ask for.
 #![forbid(unsafe_code)]
@@ -21,10 +23,12 @@ mod batch;
 pub mod buffers;
 pub mod bulk;
 pub mod dns;
+pub mod files;
 pub mod limits;
 pub mod streams;
 pub mod tcp;
 pub mod tls;
 pub mod upgrade;
+pub mod window;
 
 pub use upgrade::{Error, Options, Security, Upgrades, swarm, swarm_over, transport};

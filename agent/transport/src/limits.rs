@@ -28,19 +28,29 @@ use crate::streams::Control;
 pub struct Limits {
     /// Connections in all; those that we open are refused only above this.
     pub established: usize,
-    /// Connections from outside that have not finished their handshake.
+    /// Connections from outside that have not finished their handshake. libp2p lets nobody but their transport end
+    /// these, so no newcomer can take the place of a silent one: there are many places, and few for each prefix.
     pub pending_inbound: usize,
+    /// The same from one IPv4 address or one IPv6 /56, the least that a customer gets (RFC 6177).
+    pub pending_per_prefix: usize,
     /// Connections with one peer: two while both ends dial, more while a path changes.
     pub per_peer: usize,
-    /// Connections from outside that are not admitted, with those pending.
+    /// Connections from outside that have finished their handshake and are not admitted.
     pub strangers: usize,
-    /// The same from one IPv4 address or one IPv6 /56, the least that a customer gets (RFC 6177).
+    /// The same from one prefix, with those pending.
     pub strangers_per_prefix: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { established: 1024, pending_inbound: 128, per_peer: 8, strangers: 256, strangers_per_prefix: 32 }
+        Self {
+            established: 1024,
+            pending_inbound: 512,
+            pending_per_prefix: 8,
+            per_peer: 8,
+            strangers: 256,
+            strangers_per_prefix: 32,
+        }
     }
 }
 
@@ -53,6 +63,9 @@ pub enum Exceeded {
     /// [`Limits::pending_inbound`]
     #[error("too many connections in their handshake")]
     Pending,
+    /// [`Limits::pending_per_prefix`]
+    #[error("too many connections from this address in their handshake")]
+    PendingPrefix,
     /// [`Limits::per_peer`]
     #[error("too many connections with this peer")]
     Peer,
@@ -92,12 +105,24 @@ impl Behaviour {
     fn check_inbound(&self, prefix: Prefix) -> Result<(), Exceeded> {
         within(self.pending.len(), self.limits.pending_inbound, Exceeded::Pending)?;
         within(self.established.len() + self.pending.len(), self.limits.established, Exceeded::Established)?;
-        let from_prefix = self.inbound.get(&prefix).map_or(0, |ids| self.strangers(ids.iter()));
-        within(from_prefix, self.limits.strangers_per_prefix, Exceeded::Prefix)?;
-        let strangers = self.strangers(self.inbound.values().flatten());
+        self.check_prefix(prefix)?;
+        self.check_strangers()
+    }
+
+    fn check_prefix(&self, prefix: Prefix) -> Result<(), Exceeded> {
+        let Some(ids) = self.inbound.get(&prefix) else { return Ok(()) };
+        let pending = ids.iter().filter(|id| self.pending.contains_key(id)).count();
+        within(pending, self.limits.pending_per_prefix, Exceeded::PendingPrefix)?;
+        within(self.strangers(ids.iter()), self.limits.strangers_per_prefix, Exceeded::Prefix)
+    }
+
+    /// Asked before the handshake, to refuse early, and after it, since all those pending may end at once.
+    fn check_strangers(&self) -> Result<(), Exceeded> {
+        let strangers = self.strangers(self.inbound.values().flatten()).saturating_sub(self.pending.len());
         within(strangers, self.limits.strangers, Exceeded::Strangers)
     }
 
+    /// How many are not admitted, which none of those pending is.
     fn strangers<'a>(&self, ids: impl Iterator<Item = &'a ConnectionId> + Clone) -> usize {
         ids.clone().count() - self.control.count_admitted(ids)
     }
@@ -206,7 +231,7 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.check_peer(&peer).map_err(ConnectionDenied::new)?;
+        self.check_peer(&peer).and_then(|()| self.check_strangers()).map_err(ConnectionDenied::new)?;
         Ok(dummy::ConnectionHandler)
     }
 
@@ -268,6 +293,24 @@ mod tests {
         assert_eq!(prefix("/ip4/192.0.2.1/tcp/1"), prefix("/ip4/192.0.2.1/tcp/2"));
         assert_ne!(prefix("/ip4/192.0.2.1/tcp/1"), prefix("/ip4/192.0.2.2/tcp/1"));
         assert_eq!(prefix("/ip6/::ffff:192.0.2.1/tcp/1"), prefix("/ip4/192.0.2.1/tcp/1"));
+    }
+
+    /// The first connection that is refused, of those that stay in their handshake, each from where `from` says.
+    fn first_refused(from: impl Fn(usize) -> String) -> usize {
+        let (_, control, _) = crate::streams::new([], crate::streams::Limits::default());
+        let mut limits = Behaviour::new(Limits::default(), control);
+        let mut arrives = |number: usize| {
+            let (id, local) = (ConnectionId::new_unchecked(number), Multiaddr::empty());
+            limits.handle_pending_inbound_connection(id, &local, &from(number).parse().unwrap())
+        };
+        (0..1024).find(|number| arrives(*number).is_err()).unwrap()
+    }
+
+    #[test]
+    fn a_few_addresses_that_stay_silent_keep_nobody_else_out() {
+        assert_eq!(first_refused(|_| "/ip4/192.0.2.1/tcp/1".to_owned()), Limits::default().pending_per_prefix);
+        let from_63_and_one = |n| format!("/ip4/192.0.2.{}/tcp/1", n / 8);
+        assert_eq!(first_refused(from_63_and_one), Limits::default().pending_inbound);
     }
 
     #[test]

@@ -1,6 +1,14 @@
 //! The way to a node without a local agent: a libp2p connection of our own, under a key that lives as long as this
 //! process. The node sees a stranger, who can only log in.
 
+use std::{
+    error::Error as _,
+    io::{
+        self,
+        ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof},
+    },
+};
+
 use futures::StreamExt;
 use hive_protocol::{CONTROL_PROTOCOL, NodeId};
 use hive_transport::{
@@ -10,6 +18,7 @@ use hive_transport::{
 };
 use libp2p::{
     PeerId, StreamProtocol, Swarm,
+    core::upgrade::NegotiationError,
     identity::Keypair,
     multiaddr::Protocol as Part,
     swarm::{ConnectionId, DialError, SwarmEvent, dial_opts::DialOpts},
@@ -69,7 +78,25 @@ fn unreachable(address: &Multiaddr, error: &DialError) -> Error {
         DialError::Transport(attempts) => attempts.last().map_or_else(String::new, |(_, e)| causes(e)),
         error => causes(error),
     };
-    Error::unreachable(format!("cannot connect to {address}: {why}"))
+    let unreachable = Error::unreachable(format!("cannot connect to {address}: {why}"));
+    if broke_off(error) {
+        return unreachable.hint("the node did not answer the handshake: it may be busy or no hive node");
+    }
+    unreachable
+}
+
+/// Whether something took the connection and did not shake hands: no hive node, or one that has no place for us.
+fn broke_off(error: &DialError) -> bool {
+    let DialError::Transport(attempts) = error else { return false };
+    let mut next = attempts.last().and_then(|(_, error)| error.source());
+    while let Some(error) = next {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if error.is::<NegotiationError>() || matches!(kind, Some(BrokenPipe | ConnectionReset | UnexpectedEof)) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// An error with all its causes, each once: some of libp2p's outer errors say nothing themselves.
@@ -109,6 +136,16 @@ mod tests {
         let error = dialled(&format!("/ip4/127.0.0.1/tcp/{free}/p2p/{}", NodeId::from_bytes([7; 32])));
         assert_eq!(error.status, Status::Unreachable);
         assert!(error.what.contains("refused"), "{}", error.what);
+    }
+
+    #[test]
+    fn a_handshake_that_is_broken_off_names_what_may_be_the_cause() {
+        let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = busy.local_addr().unwrap().port();
+        std::thread::spawn(move || busy.incoming().for_each(drop));
+        let error = dialled(&format!("/ip4/127.0.0.1/tcp/{port}/p2p/{}", NodeId::from_bytes([7; 32])));
+        assert_eq!(error.status, Status::Unreachable);
+        assert!(error.hint.is_some_and(|hint| hint.contains("busy")), "{}", error.what);
     }
 
     #[test]

@@ -76,7 +76,7 @@ fn endpoint(args: &Connect) -> Result<(Option<String>, u16)> {
 
 /// Both, without the standard library's buffers. Closing the output must be seen by its reader, so no other descriptor
 /// of it is kept.
-fn standard_streams() -> io::Result<(File, File)> {
+pub fn standard_streams() -> io::Result<(File, File)> {
     let input = rustix::io::dup(rustix::stdio::stdin())?;
     let output = rustix::io::dup(rustix::stdio::stdout())?;
     rustix::stdio::dup2_stdout(OpenOptions::new().write(true).open("/dev/null")?)?;

@@ -128,7 +128,7 @@ pub struct Ban {
     /// peer id of the node to keep out
     #[argh(option, arg_name = "id")]
     pub node: NodeId,
-    /// the network (default: every network of the node acted on)
+    /// the network (default: every network the node acted on is in now)
     #[argh(option, arg_name = "name")]
     pub network: Option<NetworkName>,
 }
@@ -140,7 +140,7 @@ pub struct Unban {
     /// peer id of the node to let in
     #[argh(option, arg_name = "id")]
     pub node: NodeId,
-    /// the network (default: every network of the node acted on)
+    /// the network (default: every network the node acted on is in now)
     #[argh(option, arg_name = "name")]
     pub network: Option<NetworkName>,
 }
@@ -194,11 +194,15 @@ async fn ban(app: &App, target: &Target, node: NodeId, network: Option<NetworkNa
     let mut client = app.connect(target).await?;
     client.done(Request::Ban { network: network.clone(), node, banned }).await?;
     app.out.done(&json!({ "peer_id": node, "network": network, "banned": banned }), || {
-        let place = network.map_or_else(|| "every network".to_owned(), |n| format!("network {n}"));
-        let verb = if banned { "keeps" } else { "lets" };
-        let way = if banned { "out of" } else { "into" };
-        format!("{} {verb} {node} {way} {place}", client.name)
+        format!("{} {}", client.name, ban_done(node, network.as_ref(), banned))
     })
+}
+
+/// What a node does from now on. A ban belongs to a network: one joined later has none.
+fn ban_done(node: NodeId, network: Option<&NetworkName>, banned: bool) -> String {
+    let place = network.map_or_else(|| "every network it is in now".to_owned(), |n| format!("network {n}"));
+    let (verb, way) = if banned { ("keeps", "out of") } else { ("lets", "into") };
+    format!("{verb} {node} {way} {place}")
 }
 
 /// The node whose network is changed. Standard input holds the network's password then, not the node's.
@@ -253,6 +257,13 @@ fn table(networks: &[NetworkInfo], now: Timestamp) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ban_promises_nothing_for_networks_joined_later() {
+        let (node, home) = (NodeId::from_bytes([3; 32]), "home".parse().unwrap());
+        assert_eq!(ban_done(node, None, true), format!("keeps {node} out of every network it is in now"));
+        assert_eq!(ban_done(node, Some(&home), false), format!("lets {node} into network home"));
+    }
 
     #[test]
     fn the_table_shows_rotation_and_bans() {

@@ -94,6 +94,7 @@ mod tests {
         let cut = decode(&text[..text.len() - 4]).unwrap_err();
         assert_eq!(cut.status, Status::Usage);
         assert!(cut.what.contains("cut off or altered") && cut.hint.is_some(), "{}", cut.what);
-        assert!(decode("not base64!").unwrap_err().what.contains("not base64"));
+        assert!(decode("not base64!").unwrap_err().what.contains("characters that no identity has"));
+        assert!(decode("xx").unwrap_err().what.ends_with("cut off or altered: its checksum does not match"));
     }
 }

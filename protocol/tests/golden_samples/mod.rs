@@ -1,12 +1,17 @@
 //! One value of every variant, with every field filled and no two fields alike where they could be mixed up.
 
 use hive_protocol::{
-    Carrier, ConnectionCounts, Direction, Identity, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName, PathKind,
-    PeerRecord, Problem, ProxyInfo, ProxyKind, ProxyState, Reachability, SessionInfo, SignedRecord, StatusInfo,
-    Timestamp, TunnelCounts,
-    message::{BindAddr, ClientMessage, Failure, FailureCode, ProxyRequest, Request, Response, ServerMessage},
+    AgentMetrics, Carrier, ConnectionCounts, CpuMetrics, Direction, DiskMetrics, GpuMetrics, Identity,
+    InterfaceMetrics, LogLevel, LogLine, MemoryMetrics, Metrics, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName,
+    PathKind, PeerRecord, Problem, ProxyInfo, ProxyKind, ProxyState, Reachability, SessionInfo, SignedRecord,
+    StatusInfo, TemperatureMetrics, Timestamp, TunnelCounts,
+    message::{
+        BindAddr, ClientMessage, Failure, FailureCode, FileInfo, ProxyRequest, Request, Response, RunRequest,
+        ServerMessage, TerminalInfo,
+    },
     password::Cost,
     peer::{Entry, JoinMessage, JoinRefusal, Range, RangeContent, SyncMessage},
+    process::{Exit, Frame, Stream},
     tunnel::{Open, Refusal, RefuseReason, Resume},
 };
 use libp2p_identity::ed25519;
@@ -24,6 +29,13 @@ pub const OTHER_FILES: &[&str] = &[
     "Response.Error.least",
     "session_challenge",
     "frame",
+    "process.data",
+    "process.end",
+    "process.credit",
+    "process.resize",
+    "process.signal",
+    "process.exit",
+    "process.killed",
     "tunnel.open",
     "tunnel.accept",
     "tunnel.refuse",
@@ -149,6 +161,12 @@ pub fn requests() -> Vec<Request> {
         Request::SessionRevoke { id: "d75a9801".into() },
         Request::Rename { name: name() },
         Request::Listen { addresses: addresses() },
+        Request::Metrics,
+        Request::Logs { lines: 200, follow: true },
+        Request::Run(run_request()),
+        Request::FilePut { path: "/srv/model".into(), name: "model".into(), file: file() },
+        Request::FileStat { path: "notes".into() },
+        Request::FileGet { path: "notes".into(), offset: 70_000 },
     ]
 }
 
@@ -185,6 +203,11 @@ pub fn responses() -> Vec<Response> {
         Response::Proxies { rows: vec![proxy_info()], more: false },
         Response::Connected,
         Response::Sessions(vec![session()]),
+        Response::Metrics(Box::new(metrics())),
+        Response::Logs { lines: vec![log_line()], missed: 3, more: true },
+        Response::Started,
+        Response::FileReady { offset: 70_000 },
+        Response::File(file()),
     ]
 }
 
@@ -267,6 +290,58 @@ fn session() -> SessionInfo {
         created: Timestamp(1_760_000_000_000),
         expires: Timestamp(1_760_043_200_000),
         last_used: Timestamp(1_760_000_060_000),
+    }
+}
+
+fn run_request() -> RunRequest {
+    let terminal = TerminalInfo { kind: "xterm-256color".into(), columns: 132, rows: 43 };
+    RunRequest { command: vec!["ls".into(), "-l".into()], terminal: Some(terminal) }
+}
+
+fn file() -> FileInfo {
+    FileInfo { size: 80_000, mode: 0o750, hash: [0xb3; 32] }
+}
+
+pub fn process_frames() -> Vec<(&'static str, Frame<'static>)> {
+    vec![
+        ("data", Frame::Data(Stream::Out, b"hello")),
+        ("end", Frame::End(Stream::In)),
+        ("credit", Frame::Credit(Stream::Err, 70_000)),
+        ("resize", Frame::Resize { columns: 132, rows: 43 }),
+        ("signal", Frame::Signal(2)),
+        ("exit", Frame::Exit(Exit::Status(3))),
+        ("killed", Frame::Exit(Exit::Signal(9))),
+    ]
+}
+
+fn log_line() -> LogLine {
+    LogLine { time: Timestamp(1_760_000_000_000), level: LogLevel::Warn, text: "the path broke".into() }
+}
+
+fn metrics() -> Metrics {
+    Metrics {
+        node_version: "0.1.0".into(),
+        target: "aarch64-unknown-linux-musl".into(),
+        uptime_s: 86_400,
+        cpu: CpuMetrics { cores: Some(4), usage_percent: Some(12.5), load: vec![0.25, 0.5, 0.75] },
+        memory: MemoryMetrics {
+            total_bytes: Some(4_000_000_000),
+            available_bytes: Some(3_000_000_000),
+            used_percent: Some(25.0),
+        },
+        agent: AgentMetrics { rss_bytes: Some(9_000_000), cpu_seconds: Some(1.5), threads: Some(4), fds: Some(21) },
+        disks: vec![DiskMetrics { mount: "/".into(), total_bytes: Some(31_000_000_000), used_percent: Some(62.5) }],
+        temperatures: vec![TemperatureMetrics { sensor: "cpu-thermal".into(), celsius: Some(48.5) }],
+        gpus: vec![GpuMetrics {
+            name: "Orin".into(),
+            vendor: "nvidia".into(),
+            utilization_percent: Some(37.5),
+            memory_total_bytes: Some(8_000_000_000),
+            memory_used_bytes: Some(1_000_000_000),
+            celsius: Some(51.5),
+            watts: None,
+        }],
+        network: vec![InterfaceMetrics { interface: "eth0".into(), rx_bytes: 1000, tx_bytes: 70_000 }],
     }
 }
 

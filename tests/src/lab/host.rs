@@ -116,8 +116,13 @@ impl Host {
 
     /// Listens on this address.
     pub fn bind(&self, address: SocketAddr) -> TcpListener {
-        self.enter(|| TcpListener::bind(address))
-            .unwrap_or_else(|error| panic!("{} cannot listen on {address}: {error}", self.name()))
+        let listener = self
+            .enter(|| TcpListener::bind(address))
+            .unwrap_or_else(|error| panic!("{} cannot listen on {address}: {error}", self.name()));
+        // A second `listen` only changes the queue's length. The standard library asks for 128, and a busy machine lets
+        // a burst of 256 overflow that, which the kernel may answer with a reset.
+        rustix::net::listen(&listener, 1024).expect("a bound socket listens");
+        listener
     }
 
     /// Connects from this host.

@@ -34,12 +34,12 @@ fn the_table_shows_how_each_node_is_reached() {
     let conn = bench.member(1);
     bench.hear_of(conn, 1, 5);
     bench.hear_of(conn, 2, 5);
-    bench.tell(Event::RoundTrip { conn, rtt: millis(12) });
+    bench.tell(Event::RoundTrip { conn, rtt: Duration::from_nanos(1_114_877) });
     let rows = bench.core.nodes(bench.now);
     let shown: Vec<_> = rows.iter().map(|r| (r.node_name.as_str(), r.path, r.transport, r.rtt_ms)).collect();
     let expected = [
         ("bench", PathKind::This, None, None),
-        ("peer1", PathKind::Direct, Some(Carrier::Tcp), Some(12.0)),
+        ("peer1", PathKind::Direct, Some(Carrier::Tcp), Some(1.115)),
         ("peer2", PathKind::None, None, None),
     ];
     assert_eq!(shown, expected);

@@ -1,9 +1,13 @@
 //! What members tell each other, what is stored, and what is forgotten.
 
+use std::collections::VecDeque;
+
 use hive_protocol::{PeerRecord, peer::Range, peer::RangeContent};
 
+use libp2p_identity::ed25519;
+
 use super::*;
-use crate::{Event, testing::*};
+use crate::{Event, newcomers, testing::*};
 
 fn contacts(bench: &Bench) -> usize {
     bench.changes().iter().filter(|c| matches!(c, Change::Contact { .. })).count()
@@ -22,6 +26,110 @@ fn an_interface_flap_is_one_record() {
     let sent = bench.records_sent();
     assert_eq!(sent.len(), 1);
     assert_eq!((sent[0].0, &sent[0].1.addresses), (conn, &vec![address(6)]));
+}
+
+/// What `count` nodes that nobody knows say of themselves, from the `first` on.
+fn strangers(first: u32, count: u32) -> Vec<SignedRecord> {
+    let stranger = |n: u32| {
+        let seed = *blake3::hash(&n.to_be_bytes()).as_bytes();
+        let key = ed25519::Keypair::from(ed25519::SecretKey::try_from_bytes(seed).unwrap());
+        SignedRecord::sign(&PeerRecord { node: NodeId::from(&key.public()), ..said_by(1, 5) }, &key)
+    };
+    (first..first + count).map(stranger).collect()
+}
+
+fn hear_all(bench: &mut Bench, conn: ConnId, records: &[SignedRecord]) {
+    for records in records.chunks(MAX_RECORDS) {
+        bench.hear(conn, SyncMessage::Records { records: records.to_vec() });
+    }
+}
+
+fn compares(bench: &Bench, conn: ConnId) -> usize {
+    bench.sent().iter().filter(|(to, m)| *to == conn && matches!(m, SyncMessage::Compare { .. })).count()
+}
+
+fn stored(bench: &Bench) -> usize {
+    bench.changes().iter().filter(|c| matches!(c, Change::Record { .. })).count()
+}
+
+#[test]
+fn one_connection_introduces_new_nodes_at_a_limited_rate() {
+    let mut bench = Bench::new();
+    let (flood, other) = (bench.member(1), bench.member(2));
+    let crowd = strangers(0, newcomers::BURST + 100);
+    hear_all(&mut bench, flood, &crowd);
+    let known = 1 + newcomers::BURST as usize;
+    assert_eq!(bench.names().len(), known);
+    bench.hear_of(other, 7, 5);
+    bench.hear_of(flood, 1, 5);
+    assert_eq!(bench.names().len(), known + 2, "others, and the node itself, are heard");
+    bench.hear(flood, sync::root(&Table::new(lab(), id(1))));
+    assert!(bench.sent().is_empty(), "no use in comparing now");
+    bench.pass(secs(6));
+    assert!(compares(&bench, flood) > 0, "the rest is asked for later");
+    hear_all(&mut bench, flood, &crowd);
+    assert_eq!(bench.names().len(), known + 2 + 100);
+    bench.pass(secs(1));
+    assert!(bench.closes().is_empty(), "it did nothing wrong");
+}
+
+/// Answers what the core sent as a member with this table would; returns the number of records sent, and whether the
+/// member would compare again soon.
+fn answer_as(theirs: &Table, bench: &mut Bench, conn: ConnId) -> (usize, bool) {
+    let (mut records, mut more) = (0, false);
+    let mut heard = VecDeque::from(bench.sent());
+    while let Some((_, message)) = heard.pop_front() {
+        let answer = match message {
+            SyncMessage::Compare { ranges } => sync::compare(theirs, &ranges).unwrap(),
+            SyncMessage::Want { nodes } => sync::serve(theirs, &nodes).unwrap(),
+            SyncMessage::Records { .. } => continue,
+        };
+        more |= answer.more;
+        for body in answer.messages {
+            records += if let SyncMessage::Records { records } = &body { records.len() } else { 0 };
+            bench.hear(conn, body);
+            heard.extend(bench.sent());
+        }
+    }
+    (records, more)
+}
+
+#[test]
+fn a_newcomer_learns_ten_thousand_nodes_from_one_member() {
+    let mut bench = Bench::new();
+    let crowd = strangers(0, 10_000);
+    let mut theirs = Table::new(lab(), id(1));
+    crowd.iter().for_each(|r| theirs.restore(r.clone(), r.read().unwrap(), Timestamp(START), bench.now));
+    let conn = bench.member(1);
+    let (mut sent, mut rounds) = (0, 0);
+    while bench.core.tables[&lab()].range(0, 0).count() <= crowd.len() {
+        let (records, more) = answer_as(&theirs, &mut bench, conn);
+        sent += records;
+        bench.pass(GO_ON);
+        if more {
+            let before = std::mem::take(&mut bench.said);
+            bench.hear(conn, sync::root(&theirs));
+            bench.said.splice(0..0, before);
+        }
+        rounds += 1;
+        assert!(rounds < 4 * 180, "not within three minutes");
+    }
+    assert!(sent < 3 * crowd.len(), "{sent} records sent");
+    assert!(bench.closes().is_empty());
+}
+
+#[test]
+fn records_of_others_are_stored_once_a_second() {
+    let mut bench = Bench::new();
+    let conn = bench.member(1);
+    bench.hear_of(conn, 4, 5);
+    assert_eq!(stored(&bench), 1, "at once if it was quiet");
+    for n in 5..10 {
+        bench.hear_of(conn, n, 5);
+        assert_eq!(stored(&bench), 0);
+    }
+    bench.pass(millis(1001));
+    assert_eq!(stored(&bench), 5);
 }
 
 #[test]

@@ -1,0 +1,225 @@
+//! Files that `hivectl cp` carries, at whichever end they arrive: written beside their place under a name made of their content, so that a
+//! broken copy goes on where it stopped, checked whole by BLAKE3, and renamed into place at once.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use hive_protocol::message::FileInfo;
+
+const BUFFER: usize = 128 * 1024;
+const PERMISSIONS: u32 = 0o777;
+const NO_LINK: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+
+/// Why a file cannot be had or put in its place.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The system refuses.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A folder, a device.
+    #[error("{} is no regular file", .0.display())]
+    NotAFile(PathBuf),
+    /// Another copy of the same content to the same place is under way.
+    #[error("{} is being written by another copy", .0.display())]
+    Busy(PathBuf),
+    /// What arrived is not what was announced.
+    #[error("{}: what arrived is not what was sent; the copy is thrown away", .0.display())]
+    Damaged(PathBuf),
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> FileError + use<> {
+    let path = path.to_owned();
+    move |source| FileError::Io { path, source }
+}
+
+/// What a file is; reads all of it.
+pub fn stat(path: &Path) -> Result<FileInfo, FileError> {
+    let mut file = open(path)?;
+    let metadata = file.metadata().map_err(at(path))?;
+    let mut hasher = blake3::Hasher::new();
+    let size = hash(&mut file, &mut hasher).map_err(at(path))?;
+    Ok(FileInfo { size, mode: metadata.mode() & PERMISSIONS, hash: *hasher.finalize().as_bytes() })
+}
+
+/// A file to read, from `offset` on.
+pub fn read_from(path: &Path, offset: u64) -> Result<File, FileError> {
+    let mut file = open(path)?;
+    file.seek(SeekFrom::Start(offset)).map_err(at(path))?;
+    Ok(file)
+}
+
+fn open(path: &Path) -> Result<File, FileError> {
+    // Opening a pipe without a writer would wait for one.
+    if !fs::metadata(path).map_err(at(path))?.is_file() {
+        return Err(FileError::NotAFile(path.to_owned()));
+    }
+    File::open(path).map_err(at(path))
+}
+
+fn hash(file: &mut File, hasher: &mut blake3::Hasher) -> io::Result<u64> {
+    let (mut buffer, mut size) = (vec![0; BUFFER], 0);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(size),
+            len => {
+                hasher.update(&buffer[..len]);
+                size += len as u64;
+            }
+        }
+    }
+}
+
+/// A file on its way to its place.
+pub struct Incoming {
+    place: PathBuf,
+    part: PathBuf,
+    file: File,
+    hasher: blake3::Hasher,
+    wanted: FileInfo,
+    held: u64,
+}
+
+impl Incoming {
+    /// Begins, or goes on where an earlier copy of the same content stopped. A `path` that is a folder gets a file of
+    /// this `name`.
+    pub fn begin(path: &Path, name: &str, wanted: FileInfo) -> Result<Self, FileError> {
+        let place =
+            if path.is_dir() { path.join(Path::new(name).file_name().unwrap_or_default()) } else { path.to_owned() };
+        if place.exists() && !place.is_file() {
+            return Err(FileError::NotAFile(place));
+        }
+        let part = part_of(&place, &wanted);
+        let mut file = create(&part)?;
+        let mut hasher = blake3::Hasher::new();
+        let held = hash(&mut file, &mut hasher).map_err(at(&part))?;
+        let incoming = Self { place, part, file, hasher, wanted, held };
+        if held > wanted.size { incoming.restarted() } else { Ok(incoming) }
+    }
+
+    /// Bytes that are there already.
+    pub fn offset(&self) -> u64 {
+        self.held
+    }
+
+    /// Adds bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        if self.held + bytes.len() as u64 > self.wanted.size {
+            return Err(self.damaged());
+        }
+        self.file.write_all(bytes).map_err(at(&self.part))?;
+        self.hasher.update(bytes);
+        self.held += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Checks all of it and puts it in its place; the place has the old file or the whole new one at any time.
+    pub fn finish(self) -> Result<(), FileError> {
+        if self.held != self.wanted.size || self.hasher.finalize() != self.wanted.hash {
+            return Err(self.damaged());
+        }
+        let mode = Permissions::from_mode(self.wanted.mode & PERMISSIONS);
+        self.file.set_permissions(mode).map_err(at(&self.part))?;
+        self.file.sync_all().map_err(at(&self.part))?;
+        fs::rename(&self.part, &self.place).map_err(at(&self.place))?;
+        let folder = self.place.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))
+    }
+
+    /// What is there cannot be the beginning of what comes.
+    fn restarted(mut self) -> Result<Self, FileError> {
+        self.file.set_len(0).and_then(|()| self.file.rewind()).map_err(at(&self.part))?;
+        self.hasher.reset();
+        Ok(Self { held: 0, ..self })
+    }
+
+    fn damaged(&self) -> FileError {
+        // Kept, it would be taken for a good beginning again.
+        let _ = fs::remove_file(&self.part);
+        FileError::Damaged(self.place.clone())
+    }
+}
+
+/// Private until it has its own mode, and for one copy at a time. A link in the place of the part is not followed.
+fn create(part: &Path) -> Result<File, FileError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(NO_LINK);
+    let file = options.open(part).map_err(at(part))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| FileError::Busy(part.to_owned()))?;
+    Ok(file)
+}
+
+/// Beside the place, so that a rename stays on one file system; named by the content, so that only the same goes on.
+fn part_of(place: &Path, wanted: &FileInfo) -> PathBuf {
+    let hash: String = wanted.hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    place.with_file_name(format!(".hive-{hash}.part"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(content: &[u8]) -> FileInfo {
+        FileInfo { size: content.len() as u64, mode: 0o640, hash: *blake3::hash(content).as_bytes() }
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_broken_copy_goes_on_where_it_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("model");
+        fs::write(&place, "old").unwrap();
+        let content = b"a new model";
+        let mut first = Incoming::begin(&place, "x", info(content)).unwrap();
+        first.write(&content[..5]).unwrap();
+        assert!(matches!(Incoming::begin(&place, "x", info(content)), Err(FileError::Busy(_))));
+        drop(first);
+        assert_eq!(fs::read(&place).unwrap(), b"old");
+        let mut second = Incoming::begin(&place, "x", info(content)).unwrap();
+        assert_eq!(second.offset(), 5);
+        second.write(&content[5..]).unwrap();
+        second.finish().unwrap();
+        assert_eq!(fs::read(&place).unwrap(), content);
+        assert_eq!(fs::metadata(&place).unwrap().mode() & 0o7777, 0o640);
+        assert_eq!(names(folder.path()), ["model"]);
+        assert_eq!(stat(&place).unwrap(), info(content));
+    }
+
+    #[test]
+    fn what_is_damaged_leaves_the_old_file_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("notes");
+        fs::write(&place, "old").unwrap();
+        for wrong in [&b"12345"[..], b"1234"] {
+            let mut copy = Incoming::begin(&place, "x", info(b"54321")).unwrap();
+            copy.write(wrong).unwrap();
+            assert!(matches!(copy.finish(), Err(FileError::Damaged(_))));
+        }
+        let mut copy = Incoming::begin(&place, "x", info(b"12")).unwrap();
+        assert!(matches!(copy.write(b"123"), Err(FileError::Damaged(_))));
+        assert_eq!((fs::read(&place).unwrap(), names(folder.path())), (b"old".to_vec(), vec!["notes".to_owned()]));
+    }
+
+    #[test]
+    fn a_folder_gets_the_file_under_its_own_name_and_never_outside() {
+        let folder = tempfile::tempdir().unwrap();
+        let copy = Incoming::begin(folder.path(), "../../etc/name", info(b"")).unwrap();
+        copy.finish().unwrap();
+        assert_eq!(names(folder.path()), ["name"]);
+        assert!(matches!(stat(folder.path()), Err(FileError::NotAFile(_))));
+    }
+}
