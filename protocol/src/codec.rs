@@ -1,6 +1,6 @@
 //! CBOR forms of types whose crates do not know minicbor: multiaddresses and IP addresses. For `#[cbor(with = …)]`.
 
-/// A [`multiaddr::Multiaddr`] as its binary form in a byte string.
+/// A multiaddress as its binary form in a byte string.
 pub mod multiaddr {
     use minicbor::{Decoder, Encoder, decode as de, encode as en};
     use multiaddr::Multiaddr;
@@ -23,7 +23,7 @@ pub mod multiaddr {
     }
 }
 
-/// A list of addresses, each as in [`multiaddr`](self::multiaddr).
+/// A list of addresses, each as in [`multiaddr`].
 pub mod multiaddrs {
     use minicbor::{Decoder, Encoder, decode as de, encode as en};
     use multiaddr::Multiaddr;
