@@ -50,7 +50,7 @@ impl Machine {
         Timer::after(CPU_WINDOW).await;
         // A disk that has to wake up must not hold up the executor.
         let read = move || Metrics { cpu: cpu::metrics(&self, before), ..self.at_rest(uptime, nvidia) };
-        smol::unblock(read).await
+        blocking::unblock(read).await
     }
 
     /// What needs no second look.
