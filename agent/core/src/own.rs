@@ -43,6 +43,11 @@ impl Own {
         differs
     }
 
+    /// The first addresses are known: until this is said, nobody who hears of this node could find it.
+    pub fn located(&mut self, now: Duration) {
+        self.issue_at = Some(now);
+    }
+
     /// Something to say changed: a new record is due soon.
     pub fn changed(&mut self, now: Duration) {
         self.issue_at.get_or_insert(now + COALESCE);

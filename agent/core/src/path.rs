@@ -10,7 +10,7 @@ use std::{
 };
 
 use hive_protocol::{NetworkName, NodeId};
-use multiaddr::Multiaddr;
+use multiaddr::{Multiaddr, Protocol};
 
 use crate::{
     ConnId,
@@ -80,6 +80,8 @@ struct Target {
     last_try: Option<Duration>,
     wish_until: Option<Duration>,
     last_error: Option<String>,
+    /// Where the last good connection was dialled. Its record may not have said so yet.
+    reached_at: Option<Multiaddr>,
     urgent: bool,
 }
 
@@ -127,6 +129,9 @@ impl Paths {
     /// The last connection to a peer is gone.
     pub fn lost(&mut self, peer: NodeId, connection: &Connection, now: Duration, dice: &mut Dice) {
         let target = self.targets.entry(peer).or_default();
+        if connection.dialled && !connection.joined.is_empty() {
+            target.reached_at = Some(without_peer(&connection.address));
+        }
         let lived = now.saturating_sub(connection.since);
         if !connection.joined.is_empty() && (target.urgent || lived >= SETTLED) {
             target.failures = 0;
@@ -226,7 +231,9 @@ impl Paths {
         let mut dials = Vec::new();
         for (peer, reason) in order {
             let Some(at) = self.dial_at(peer, *reason) else { continue };
-            let known = addresses(peer);
+            let mut known = addresses(peer);
+            let reached_at = self.targets.get(peer).and_then(|target| target.reached_at.as_ref());
+            known.extend(reached_at.filter(|at| !known.contains(at)).cloned());
             if known.is_empty() {
                 continue;
             }
@@ -292,6 +299,15 @@ impl Paths {
         }
         close
     }
+}
+
+/// An address as records have it: whose it is goes without saying.
+fn without_peer(address: &Multiaddr) -> Multiaddr {
+    let mut address = address.clone();
+    if let Some(Protocol::P2p(_)) = address.iter().last() {
+        address.pop();
+    }
+    address
 }
 
 /// Keeps the chosen ones that are up, and fills their places: with members that are connected anyway where those are

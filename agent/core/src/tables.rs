@@ -66,8 +66,11 @@ impl Core {
     }
 
     pub(crate) fn addresses_changed(&mut self, addresses: Vec<Multiaddr>, now: Now) {
+        let unknown = self.own.addresses.is_empty();
         let differs = self.own.set_addresses(addresses);
-        if self.networks.names().iter().any(|network| self.is_own_stale(network)) {
+        if unknown && differs {
+            self.own.located(now.mono);
+        } else if self.networks.names().iter().any(|network| self.is_own_stale(network)) {
             self.own.changed(now.mono);
         }
         if differs {

@@ -33,6 +33,8 @@ pub struct Listeners {
     announced: Vec<Multiaddr>,
     /// What each listener was asked for, and the addresses it has.
     live: BTreeMap<ListenerKey, Listener>,
+    /// Whether what is known is worth saying: while the first listeners tell their addresses one by one, it is not.
+    gathered: bool,
 }
 
 /// [`ListenerId`] has no order; its debug form is unique.
@@ -47,7 +49,7 @@ struct Listener {
 impl Listeners {
     /// No listener yet; `announced` is published whatever the listeners are.
     pub fn new(announced: Vec<Multiaddr>) -> Self {
-        Self { announced, live: BTreeMap::new() }
+        Self { announced, live: BTreeMap::new(), gathered: false }
     }
 
     /// Starts one listener.
@@ -105,7 +107,7 @@ impl Node {
     }
 
     /// Waits until each listener has told its addresses, for a moment at most; for use before the loop runs. Whoever asks
-    /// this node for its identity first gets it whole.
+    /// this node for its identity first gets it whole, and so does the first member that hears its record.
     pub async fn wait_for_addresses(&mut self) {
         let told = async {
             while self.listeners.live.values().any(|listener| listener.addresses.is_empty()) {
@@ -120,6 +122,8 @@ impl Node {
         if within(FIRST_ADDRESSES, told).await.is_none() {
             log::warn!("no address to be reached at is known yet");
         }
+        self.listeners.gathered = true;
+        self.addresses_changed();
     }
 
     /// Replaces the listeners: new ones first, so an error leaves everything as it was.
@@ -186,6 +190,9 @@ impl Node {
     }
 
     fn addresses_changed(&mut self) {
+        if !self.listeners.gathered {
+            return;
+        }
         let listening = self.listeners.addresses();
         let addresses = published(&self.listeners.announced, &listening);
         self.handle.listening.set(Arc::new(listening));

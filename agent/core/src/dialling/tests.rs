@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use hive_protocol::PeerRecord;
+
 use super::*;
 use crate::{ConnId, Event, testing::*};
 
@@ -116,6 +118,23 @@ fn a_lost_connection_is_dialled_again_at_once() {
     bench.tell(Event::Disconnected { conn });
     bench.pass(millis(310));
     assert_eq!(bench.dials(), [id(1)]);
+}
+
+#[test]
+fn a_peer_whose_record_names_no_address_is_dialled_where_it_was_reached() {
+    let mut bench = Bench::new();
+    let conn = bench.connect(1, true);
+    bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
+    bench.hear_record(conn, signed(1, &PeerRecord { addresses: Vec::new(), ..said_by(1, 5) }));
+    bench.core.add_proxy(&ingress("peer1"), bench.now).unwrap();
+    bench.pass(secs(1));
+    bench.tell(Event::Disconnected { conn });
+    bench.pass(secs(1));
+    let dialled = bench.find(|said| match said {
+        Output::Dial { addresses, .. } => Some(addresses.clone()),
+        _ => None,
+    });
+    assert_eq!(dialled, [[address(1)]]);
 }
 
 #[test]

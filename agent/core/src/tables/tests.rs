@@ -28,6 +28,16 @@ fn an_interface_flap_is_one_record() {
     assert_eq!((sent[0].0, &sent[0].1.addresses), (conn, &vec![address(6)]));
 }
 
+#[test]
+fn the_first_addresses_are_said_at_once() {
+    let mut bench = Bench::with(nothing_stored());
+    bench.core.join_network(&lab(), secret(1), bench.now).unwrap();
+    let conn = bench.member(1);
+    bench.tell(Event::Addresses(vec![address(0)]));
+    let sent = bench.records_sent();
+    assert_eq!(sent.last().map(|(to, record)| (*to, &record.addresses)), Some((conn, &vec![address(0)])));
+}
+
 /// What `count` nodes that nobody knows say of themselves, from the `first` on.
 fn strangers(first: u32, count: u32) -> Vec<SignedRecord> {
     let stranger = |n: u32| {
