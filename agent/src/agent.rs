@@ -1,6 +1,11 @@
 //! The daemon from start to end: settings, state, tasks, and a shutdown that loses nothing.
 
-use std::{io::Write, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_signal::{Signal, Signals};
 use futures::StreamExt;
@@ -9,7 +14,7 @@ use hive_protocol::{message::Failure, password::PasswordError};
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
 
 use crate::{
-    TARGET, VERSION, control, exec,
+    TARGET, VERSION, acme, control, exec,
     net::Net,
     node::{DEFAULT_PORT, Handle, Node, NotStored, now, stored_listeners},
     options::{OptionError, Options, Settings, host_name},
@@ -105,6 +110,7 @@ async fn serve(settings: Settings, store: Arc<Store>) -> Result<(), Error> {
         exec::spawn(node.run()),
         exec::spawn(serve::streams(handle.clone(), incoming)),
         exec::spawn(tunnel::listen::keep(handle.clone())),
+        exec::spawn(acme::keep(handle.clone())),
         exec::spawn(socket.serve(handle.clone())),
     ];
     stopped(signals).await;
@@ -118,9 +124,9 @@ async fn stopped(mut signals: Signals) {
 }
 
 /// Stops accepting, lets tunnelled connections end for a while, and ends the loop, which has stored everything.
-async fn shut_down(handle: &Handle, tasks: [smol::Task<()>; 4]) {
-    let [node, streams, egress, socket] = tasks;
-    for serving in [streams, egress, socket] {
+async fn shut_down(handle: &Handle, tasks: [smol::Task<()>; 5]) {
+    let [node, streams, egress, renewals, socket] = tasks;
+    for serving in [streams, egress, renewals, socket] {
         // A task that is dropped ends some time later: the process could be faster, and leave the socket's file behind.
         serving.cancel().await;
     }
@@ -152,7 +158,7 @@ fn core(settings: &Settings, store: &Store, key: &Keypair) -> Result<Core, Error
     }
     let renamed = settings.name.clone().filter(|name| *name != stored.name);
     let key = key.clone().try_into_ed25519().map_err(|_| Error::Identity)?;
-    let config = Config { key, version: VERSION.to_owned(), target: TARGET.to_owned() };
+    let config = Config { key, version: VERSION.to_owned(), target: TARGET.to_owned(), relay: settings.relay };
     let mut core = Core::new(config, stored, random::bytes(), now());
     if let Some(name) = renamed {
         core.rename(name, now());
@@ -175,21 +181,21 @@ fn start_listeners(node: &mut Node, settings: &Settings, store: &Store) -> Resul
         return start_default_listeners(node);
     }
     for address in chosen {
-        if address.iter().any(|part| part == Protocol::QuicV1) {
-            log::warn!("{address} is passed over: this version has no QUIC yet");
-            continue;
-        }
         node.start_listener(address).map_err(Error::Refused)?;
     }
     Ok(())
 }
 
 fn start_default_listeners(node: &mut Node) -> Result<(), Error> {
-    let address = |ip: std::net::IpAddr| Multiaddr::from(ip).with(Protocol::Tcp(DEFAULT_PORT));
-    node.start_listener(&address(std::net::Ipv4Addr::UNSPECIFIED.into())).map_err(Error::Refused)?;
-    // A kernel without IPv6 is no reason not to start.
-    if let Err(failure) = node.start_listener(&address(std::net::Ipv6Addr::UNSPECIFIED.into())) {
-        log::warn!("{}", failure.what);
+    let [v4, v6] = [IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED)];
+    let tcp = |ip| Multiaddr::from(ip).with(Protocol::Tcp(DEFAULT_PORT));
+    let quic = |ip| Multiaddr::from(ip).with(Protocol::Udp(DEFAULT_PORT)).with(Protocol::QuicV1);
+    node.start_listener(&tcp(v4)).map_err(Error::Refused)?;
+    // A kernel without IPv6, or a UDP port that is taken, is no reason not to start.
+    for address in [quic(v4), tcp(v6), quic(v6)] {
+        if let Err(failure) = node.start_listener(&address) {
+            log::warn!("{}", failure.what);
+        }
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod connect;
 mod files;
 mod forward;
 mod handler;
+mod keys;
 mod login;
 mod logs;
 mod run;

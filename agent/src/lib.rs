@@ -2,6 +2,7 @@
 //!
 //! [`agent::run`] is the whole daemon; the binary is a thin wrapper, and tests may embed it.
 
+mod acme;
 pub mod agent;
 pub mod check;
 pub mod control;
@@ -9,6 +10,7 @@ mod exec;
 pub mod files;
 mod frames;
 mod join;
+mod keys;
 pub mod logs;
 pub mod memory;
 pub mod metrics;
@@ -17,6 +19,7 @@ mod node;
 pub mod options;
 mod peers;
 mod process;
+mod punch;
 mod random;
 mod serve;
 mod setup;

@@ -17,7 +17,7 @@ const MAX_LINES: usize = 2000;
 const MAX_BYTES: usize = 512 * 1024;
 /// Longest line kept whole.
 const MAX_LINE: usize = 2048;
-const DEFAULT_FILTER: &str = "info,libp2p=warn,hive_transport=info";
+const DEFAULT_FILTER: &str = "info,libp2p=warn,quinn_udp=error,hive_transport=info";
 
 static RING: Ring = Ring::new();
 

@@ -6,14 +6,16 @@ pub mod registry;
 use std::time::Duration;
 
 use futures::channel::mpsc;
-use hive_core::Event;
-use hive_protocol::{CONTROL_PROTOCOL, JOIN_PROTOCOL, NodeId, PEERS_PROTOCOL, TUNNEL_PROTOCOL};
-use hive_transport::{limits, streams};
+use hive_protocol::{CONTROL_PROTOCOL, JOIN_PROTOCOL, NodeId, PEERS_PROTOCOL, PUNCH_PROTOCOL, TUNNEL_PROTOCOL};
+use hive_transport::{limits, relay, streams};
 use libp2p::{
     Multiaddr, StreamProtocol, Swarm, TransportError, identify,
     identity::Keypair,
     ping,
-    swarm::{DialError, NetworkBehaviour, dial_opts::DialOpts, dial_opts::PeerCondition},
+    swarm::{
+        ConnectionId, DialError, NetworkBehaviour,
+        dial_opts::{DialOpts, PeerCondition, WithPeerIdWithAddresses},
+    },
 };
 use registry::Registry;
 
@@ -29,6 +31,9 @@ pub struct Behaviour {
     registry: registry::Behaviour,
     limits: limits::Behaviour,
     streams: streams::Behaviour,
+    /// Carries members' connections; must stand behind `streams`.
+    pub relay: relay::Server,
+    circuits: relay::client::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
 }
@@ -61,36 +66,74 @@ impl Net {
             .with_agent_version(format!("hive-agent/{version}"))
             .with_interval(Duration::from_secs(3600))
             .with_hide_listen_addrs(true);
+        let local = key.public().to_peer_id();
+        let (circuits_transport, circuits) = relay::client::new(local);
         let behaviour = Behaviour {
             registry: registry::Behaviour(registry.clone()),
             limits: limits::Behaviour::new(limits::Limits::default(), control.clone()),
             streams,
+            relay: relay::Server::new(local, relay::Limits::default(), control.clone()),
+            circuits,
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
         };
         let options =
             hive_transport::Options { executor: |task| crate::exec::spawn(task).detach(), ..Default::default() };
-        let swarm = hive_transport::swarm(key, &options, behaviour)?;
+        let transport = hive_transport::transport_beside(circuits_transport, key, &options)?;
+        let swarm = hive_transport::swarm_over(transport, local, &options, behaviour);
         Ok(Self { swarm, handles: Handles { streams: control, registry }, incoming })
     }
 }
 
-fn protocols() -> [streams::Protocol; 4] {
+fn protocols() -> [streams::Protocol; 5] {
     let (member, stranger) = (streams::Protocol::for_members, streams::Protocol::for_strangers);
     [
         stranger(StreamProtocol::new(JOIN_PROTOCOL)),
         stranger(StreamProtocol::new(CONTROL_PROTOCOL)),
         member(StreamProtocol::new(PEERS_PROTOCOL)),
+        member(StreamProtocol::new(PUNCH_PROTOCOL)),
         member(StreamProtocol::new(TUNNEL_PROTOCOL)),
     ]
 }
 
+/// How a dial began: its connection's id, or why it failed at once.
+pub type Dialling = Result<ConnectionId, DialError>;
+
 /// Starts a dial that demands `peer`'s key at every address.
-pub fn dial(swarm: &mut Swarm<Behaviour>, peer: NodeId, addresses: Vec<Multiaddr>) -> Option<Event> {
+pub fn dial(swarm: &mut Swarm<Behaviour>, peer: NodeId, addresses: Vec<Multiaddr>) -> Dialling {
+    start(swarm, demanding(peer, addresses).build())
+}
+
+/// The same through a hole that the other end punches at this moment; one of the two takes the listener's part.
+pub fn punch(swarm: &mut Swarm<Behaviour>, peer: NodeId, addresses: Vec<Multiaddr>, part: Part) -> Dialling {
+    let options = demanding(peer, addresses);
+    start(swarm, if part == Part::Listener { options.override_role().build() } else { options.build() })
+}
+
+/// What an end of a punched connection does in the handshakes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Speaks first.
+    Dialler,
+    /// Answers.
+    Listener,
+}
+
+impl Part {
+    /// The part of an end that speaks first, or not.
+    pub fn of(speaks_first: bool) -> Self {
+        if speaks_first { Self::Dialler } else { Self::Listener }
+    }
+}
+
+fn demanding(peer: NodeId, addresses: Vec<Multiaddr>) -> WithPeerIdWithAddresses {
     // The core decides when a second connection to a connected peer is wanted.
-    let options = DialOpts::peer_id(peer.to_peer_id()).condition(PeerCondition::Always).addresses(addresses).build();
-    let failed = swarm.dial(options).err()?;
-    Some(Event::DialFailed { peer, reason: dial_reason(&failed) })
+    DialOpts::peer_id(peer.to_peer_id()).condition(PeerCondition::Always).addresses(addresses)
+}
+
+fn start(swarm: &mut Swarm<Behaviour>, options: DialOpts) -> Dialling {
+    let id = options.connection_id();
+    swarm.dial(options).map(|()| id)
 }
 
 /// Why a dial failed, in a sentence for people.

@@ -7,6 +7,7 @@
 mod act;
 mod handle;
 mod listeners;
+mod relays;
 mod unwritten;
 
 use std::{
@@ -20,7 +21,7 @@ use futures::StreamExt;
 use hive_core::{Change, ConnId, Core, Event, Now, Output};
 use hive_protocol::{NetworkName, NodeId, Timestamp, peer::PeerMessage};
 use libp2p::{
-    Multiaddr, PeerId, Swarm,
+    Multiaddr, PeerId, Swarm, identify,
     swarm::{ConnectionId, DialError, SwarmEvent},
 };
 use smol::{
@@ -32,6 +33,7 @@ pub use handle::{Handle, NotStored};
 use handle::{Input, Registration, Reply};
 pub use listeners::{DEFAULT_PORT, stored as stored_listeners};
 use listeners::{Listeners, Ports};
+use relays::Relays;
 use unwritten::Unwritten;
 
 use crate::{
@@ -57,12 +59,29 @@ pub struct Node {
     inbox: channel::Receiver<Input>,
     listeners: Listeners,
     ports: Ports,
+    /// Reservations held with relays, or asked for.
+    relays: Relays,
+    /// Dials under way.
+    dials: HashMap<ConnectionId, Dialled>,
     /// Connections that were members' when the routes were last published.
     members: BTreeSet<ConnId>,
     /// Table sync that waits to be sent, by connection.
     writers: BTreeMap<ConnId, Sender<PeerMessage>>,
     /// Callers that wait for a registration to end.
     registrations: HashMap<(NodeId, NetworkName), Vec<Sender<Registration>>>,
+}
+
+/// What a dial is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialled {
+    /// Asked for by the core, at addresses without a relay.
+    Direct,
+    /// Asked for by the core, over relays.
+    Circuit,
+    /// At the addresses that the first dial left out: the first one's failure is told.
+    Beside,
+    /// A hole punch: that it fails is nothing new.
+    Punch,
 }
 
 /// Which of the loop's sources spoke.
@@ -82,7 +101,7 @@ impl Node {
         announced: Vec<Multiaddr>,
     ) -> Result<Self, StoreError> {
         let (sender, inbox) = channel::bounded(INBOX);
-        let handle = Handle::new(&core, sender, handles);
+        let handle = Handle::new(&core, sender, handles, handle::Tls::load(&store)?);
         Ok(Self {
             core,
             net,
@@ -93,6 +112,8 @@ impl Node {
             handle,
             inbox,
             listeners: Listeners::new(announced),
+            relays: Relays::default(),
+            dials: HashMap::new(),
             members: BTreeSet::new(),
             writers: BTreeMap::new(),
             registrations: HashMap::new(),
@@ -162,6 +183,8 @@ impl Node {
             Input::Event(event) => self.event(event),
             Input::Call(call) => call(&mut self.core, now()),
             Input::Register { identity, network, reply } => self.register(&identity, network, reply),
+            Input::Punch { peer, addresses, part } => self.dial_through_hole(peer, addresses, part),
+            Input::DialBeside { peer, addresses } => self.dial_beside(peer, addresses),
             Input::Listen { addresses, reply } => self.listen(&addresses, reply),
             Input::Stop(_) => Reply::none(),
         }
@@ -251,16 +274,21 @@ impl Node {
             SwarmEvent::ConnectionClosed { connection_id, cause, .. } => {
                 self.disconnected(connection_id, cause.as_ref())
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => self.dial_failed(&peer, &error),
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), connection_id, error } => {
+                self.dial_failed(&peer, connection_id, &error);
+            }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
                 log::debug!("a connection from {send_back_addr} came to nothing: {error}");
             }
             SwarmEvent::Behaviour(BehaviourEvent::Ping(ping)) => self.pinged(&ping),
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => self.identified(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Circuits(event)) => self.circuit_event(&event),
             other => self.listener_event(other),
         }
     }
 
     fn connected(&mut self, id: ConnectionId) {
+        self.dials.remove(&id);
         let Some(connection) = self.handle.registry.by_id(id) else { return };
         log::debug!("connected to {} at {}", connection.peer, connection.address);
         let (conn, peer, dialled, relayed) =
@@ -277,9 +305,26 @@ impl Node {
         self.core.handle(Event::Disconnected { conn: connection.conn }, now());
     }
 
-    fn dial_failed(&mut self, peer: &PeerId, error: &DialError) {
-        let Some(peer) = NodeId::from_peer_id(peer) else { return };
-        self.core.handle(Event::DialFailed { peer, reason: net::dial_reason(error) }, now());
+    fn dial_failed(&mut self, peer: &PeerId, id: ConnectionId, error: &DialError) {
+        let (Some(peer), Some(dialled)) = (NodeId::from_peer_id(peer), self.dials.remove(&id)) else { return };
+        self.dial_ended(peer, dialled, error);
+    }
+
+    fn dial_ended(&mut self, peer: NodeId, dialled: Dialled, error: &DialError) {
+        let reason = net::dial_reason(error);
+        log::debug!("{dialled:?} dial of {peer} failed: {reason}");
+        if matches!(dialled, Dialled::Direct | Dialled::Circuit) {
+            let relayed = dialled == Dialled::Circuit;
+            self.core.handle(Event::DialFailed { peer, relayed, reason }, now());
+        }
+    }
+
+    /// What a peer says of this node; of itself it has said everything in its record.
+    fn identified(&mut self, event: identify::Event) {
+        let identify::Event::Received { connection_id, info, .. } = event else { return };
+        let Some(connection) = self.handle.registry.by_id(connection_id) else { return };
+        let event = Event::Observed { conn: connection.conn, address: info.observed_addr };
+        self.core.handle(event, now());
     }
 
     fn pinged(&mut self, ping: &libp2p::ping::Event) {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use argh::FromArgs;
+use hive_core::RelayMode;
 use hive_protocol::{NetworkName, NodeName, password::PasswordHashed};
 use libp2p::Multiaddr;
 
@@ -143,17 +144,6 @@ impl std::fmt::Debug for AdminPassword {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("AdminPassword(…)")
     }
-}
-
-/// Whether a node relays for members.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RelayMode {
-    /// When it is reachable from outside.
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
 }
 
 impl Options {

@@ -23,12 +23,13 @@ use crate::{
 /// Messages that wait for a slow peer; further ones are dropped, and found missing at the next comparison.
 const WAITING: usize = 64;
 
-/// Starts the task that writes to a connection. It ends when the sender is dropped or no stream is to be had; the sender is
-/// closed then.
+/// Starts the task that writes to a connection. Its stream is opened at once, while the connection is a member's: what is
+/// said last may be said as the right to open streams goes. The task ends when the sender is dropped or no stream is to be
+/// had; the sender is closed then.
 pub fn writer(streams: Control, connection: ConnectionId) -> Sender<PeerMessage> {
     let (sender, messages) = channel::bounded(WAITING);
     let write = async move {
-        let mut stream = None;
+        let mut stream = streams.open_on(connection, StreamProtocol::new(PEERS_PROTOCOL)).await.ok();
         while let Ok(message) = messages.recv().await {
             match write(&streams, connection, stream.take(), &message).await {
                 Ok(written) => stream = Some(written),

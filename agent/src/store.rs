@@ -13,7 +13,7 @@ use heed::{
     types::{Bytes, Str},
 };
 use hive_core::{Change, Stored, StoredNetwork};
-use hive_protocol::{NetworkName, NodeId, NodeName, ProxySpec};
+use hive_protocol::{KeyEntry, KeyName, NetworkName, NodeId, NodeName, ProxySpec};
 use minicbor::{Decode, Encode};
 
 pub use folder::FolderError;
@@ -74,6 +74,8 @@ pub struct Store {
     records: Table,
     proxies: Table,
     sessions: Table,
+    keys: Table,
+    acme: Table,
     _lock: folder::Lock,
 }
 
@@ -86,12 +88,22 @@ pub struct Skipped {
     pub why: String,
 }
 
+/// A change of the key store.
+pub enum KeyChange {
+    /// An entry, new or in place of another.
+    Put(KeyEntry),
+    /// An entry is gone.
+    Gone(KeyName),
+    /// What belongs to a certificate that renews itself, or to an account: key and encoded value, or none to remove it.
+    Acme(String, Option<Vec<u8>>),
+}
+
 impl Store {
     /// Opens the state in `folder`, making it (mode 0700) when it is not there, and locks it.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let lock = folder::prepare(folder)?;
         let mut options = EnvOpenOptions::new();
-        options.map_size(MAP_SIZE).max_dbs(8);
+        options.map_size(MAP_SIZE).max_dbs(16);
         // SAFETY: LMDB's map must not be changed from outside while it is open; the folder is private to this user
         // (checked by `prepare`) and the lock keeps a second agent out.
         #[allow(unsafe_code)]
@@ -103,6 +115,8 @@ impl Store {
             records: env.create_database(&mut txn, Some("records"))?,
             proxies: env.create_database(&mut txn, Some("proxies"))?,
             sessions: env.create_database(&mut txn, Some("sessions"))?,
+            keys: env.create_database(&mut txn, Some("keys"))?,
+            acme: env.create_database(&mut txn, Some("acme"))?,
             env: env.clone(),
             _lock: lock,
         };
@@ -185,6 +199,42 @@ impl Store {
             .map(|entry| entry.map(|(key, _)| key.to_vec()))
             .collect::<Result<_, _>>()?;
         doomed.iter().try_for_each(|key| remove(txn, self.records, key))
+    }
+
+    /// The key store, and what did not decode.
+    pub fn load_keys(&self) -> Result<(Vec<KeyEntry>, Vec<Skipped>), StoreError> {
+        let txn = self.env.read_txn()?;
+        let mut skipped = Vec::new();
+        let entries = list(&txn, self.keys, "key", &mut skipped, |entry: KeyEntry| entry)?;
+        Ok((entries, skipped))
+    }
+
+    /// Changes the key store and what belongs to it in one transaction, on disk when this returns.
+    pub fn change_keys(&self, changes: &[KeyChange]) -> Result<(), StoreError> {
+        let mut txn = self.env.write_txn()?;
+        for change in changes {
+            match change {
+                KeyChange::Put(entry) => put(&mut txn, self.keys, entry.key_name.as_str().as_bytes(), entry)?,
+                KeyChange::Gone(name) => remove(&mut txn, self.keys, name.as_str().as_bytes())?,
+                KeyChange::Acme(key, Some(value)) => self.acme.put(&mut txn, key.as_bytes(), value)?,
+                KeyChange::Acme(key, None) => remove(&mut txn, self.acme, key.as_bytes())?,
+            }
+        }
+        Ok(txn.commit()?)
+    }
+
+    /// What belongs to certificates that renew themselves and to accounts, by key.
+    pub fn list_acme(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let txn = self.env.read_txn()?;
+        let found = self.acme.prefix_iter(&txn, prefix.as_bytes())?;
+        let owned = |(key, value): (&[u8], &[u8])| (String::from_utf8_lossy(key).into_owned(), value.to_vec());
+        Ok(found.map(|entry| entry.map(owned)).collect::<Result<_, _>>()?)
+    }
+
+    /// One of them.
+    pub fn acme(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let txn = self.env.read_txn()?;
+        Ok(self.acme.get(&txn, key.as_bytes())?.map(<[u8]>::to_vec))
     }
 
     /// A single value kept beside the tables, for the shell itself.

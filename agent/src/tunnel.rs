@@ -1,7 +1,8 @@
 //! Tunnels: local TCP connections carried to a peer and back, in the format of [`hive_protocol::tunnel`].
 //!
-//! [`listen`] and [`accept`] take connections at an egress, [`ingress`] those that peers open, [`copy`] moves bytes between a local
-//! socket and a carrier, [`carrier`] reads and writes frames. This module keeps count of what is live, so that a right
+//! [`listen`] and [`accept`] take connections at an egress, [`ingress`] those that peers open, [`copy`] moves bytes
+//! between a local socket and a carrier, [`carrier`] reads and writes frames; [`tls`] ends TLS at either side, [`sni`]
+//! tells proxies on one port apart. This module keeps count of what is live, so that a right
 //! that is taken away ends the streams that used it, at once.
 
 pub mod accept;
@@ -10,6 +11,9 @@ pub mod carrier;
 pub mod copy;
 pub mod ingress;
 pub mod listen;
+mod pair;
+mod sni;
+pub mod tls;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -79,6 +83,8 @@ pub enum Cause {
     Target,
     /// The peer carries as much as it can.
     Busy,
+    /// There is no certificate to end TLS with.
+    Certificate,
 }
 
 /// A proxy's counters at one moment.

@@ -73,6 +73,12 @@ pub enum Verb {
     Forward(cmds::forward::Forward),
     /// See [`cmds::connect::Connect`].
     Connect(cmds::connect::Connect),
+    /// See [`cmds::tls::Tls`].
+    Tls(cmds::tls::Tls),
+    /// See [`cmds::keys::Keys`].
+    Keys(cmds::keys::Keys),
+    /// See [`cmds::keys::CreateKey`].
+    CreateKey(cmds::keys::CreateKey),
     /// See [`cmds::exec::Shell`].
     Shell(cmds::exec::Shell),
     /// See [`cmds::exec::Exec`].

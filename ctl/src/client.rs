@@ -6,9 +6,10 @@ use std::{io, time::Duration};
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, FutureExt};
 use hive_protocol::{
-    CONTROL_PROTOCOL, Identity, LogLine, Metrics, NetworkInfo, NodeId, NodeInfo, NodeName, ProxyId, ProxyInfo,
-    SessionInfo, StatusInfo, VERSION_CURRENT, VERSION_MIN,
+    CONTROL_PROTOCOL, Identity, KeyEntry, KeyInfo, KeyName, LogLine, Metrics, NetworkInfo, NodeId, NodeInfo, NodeName,
+    ProxyId, ProxyInfo, SessionInfo, StatusInfo, VERSION_CURRENT, VERSION_MIN,
     frame::{self, CONTROL_MAX, DecodeError, PREFIX},
+    keys::TlsRequest,
     message::{ClientMessage, ProxyRequest, Request, Response, ServerMessage, session_challenge},
     pake::{self, Context, Initiator},
     password,
@@ -166,6 +167,43 @@ impl Client {
             _ => None,
         })
         .await
+    }
+
+    /// The key store, without the texts.
+    pub async fn keys(&mut self) -> Result<Vec<KeyInfo>> {
+        self.pages(Request::Keys, |response| match response {
+            Response::Keys { rows, more } => Some((rows, more)),
+            _ => None,
+        })
+        .await
+    }
+
+    /// An entry of the key store with its text; a private key only if it shall be revealed.
+    pub async fn key(&mut self, name: KeyName, reveal: bool) -> Result<KeyEntry> {
+        let response = self.request(Request::KeyShow { name, reveal }).await?;
+        let Response::KeyEntry(entry) = response else { return Err(unexpected()) };
+        Ok(entry)
+    }
+
+    /// Stores entries, all or none.
+    pub async fn put_keys(&mut self, entries: Vec<KeyEntry>) -> Result<Vec<KeyInfo>> {
+        let response = self.request(Request::KeysPut { entries }).await?;
+        let Response::KeysStored(stored) = response else { return Err(unexpected()) };
+        Ok(stored)
+    }
+
+    /// Obtains a certificate; `tell` hears of each step.
+    pub async fn obtain(&mut self, wish: TlsRequest, tell: impl Fn(&str) -> Result<()>) -> Result<Vec<KeyInfo>> {
+        let mut answer = self.request(Request::TlsObtain(wish)).await?;
+        loop {
+            match answer {
+                Response::TlsStep { text } => tell(&text)?,
+                Response::KeysStored(stored) => return Ok(stored),
+                _ => return Err(unexpected()),
+            }
+            let ServerMessage::Response(next) = receive(&mut self.stream).await? else { return Err(unexpected()) };
+            answer = refusal(next)?;
+        }
     }
 
     /// Adds one side of a tunnel; answers its number.

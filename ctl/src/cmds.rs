@@ -6,6 +6,7 @@ pub mod cp;
 pub mod exec;
 pub mod forward;
 pub mod id;
+pub mod keys;
 pub mod login;
 pub mod logs;
 pub mod metrics;
@@ -16,6 +17,7 @@ pub mod proxy;
 pub mod register;
 pub mod sessions;
 pub mod status;
+pub mod tls;
 
 use std::str::FromStr;
 
@@ -39,6 +41,9 @@ pub async fn run(app: &App, verb: Verb) -> Result<()> {
         Verb::Proxy(args) => proxy::run(app, &args).await,
         Verb::Forward(args) => forward::run(app, &args).await,
         Verb::Connect(args) => connect::run(app, &args).await,
+        Verb::Tls(args) => tls::run(app, &args).await,
+        Verb::Keys(args) => keys::run(app, &args).await,
+        Verb::CreateKey(args) => keys::create(app, &args).await,
         Verb::GetMetrics(args) => metrics::run(app, &args).await,
         Verb::Logs(args) => logs::run(app, &args).await,
         Verb::Shell(args) => exec::shell(app, &args).await,

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::{
     error::{Error, Result},
+    format::clean,
     style::{Style, paint},
     table::Table,
 };
@@ -48,6 +49,11 @@ impl Out {
             (false, true) => Ok(()),
             (false, false) => write(&(sentence() + "\n")),
         }
+    }
+
+    /// What happens on the way to the result, as it happens; programs are told the result alone.
+    pub fn step(&self, sentence: &str) -> Result<()> {
+        if self.json || self.quiet { Ok(()) } else { write(&format!("{}\n", clean(sentence))) }
     }
 
     /// Text exactly as it is, whatever the form.

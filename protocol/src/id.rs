@@ -211,6 +211,16 @@ name_type! {
     NodeName, 64
 }
 
+name_type! {
+    /// The name of an entry of the key store.
+    KeyName, 112
+}
+
+name_type! {
+    /// What the names of a certificate, its key and its issuers begin with.
+    KeyPrefix, 100
+}
+
 /// A moment, as milliseconds since the Unix epoch by some node's wall clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 #[cbor(transparent)]

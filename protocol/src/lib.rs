@@ -8,8 +8,10 @@
 
 pub mod codec;
 pub mod frame;
+pub mod host;
 pub mod id;
 pub mod identity;
+pub mod keys;
 pub mod message;
 pub mod metrics;
 pub mod pake;
@@ -20,8 +22,10 @@ pub mod record;
 pub mod tunnel;
 pub mod types;
 
-pub use id::{NameError, NetworkName, NodeId, NodeName, Timestamp};
+pub use host::{HostPattern, NotAHost};
+pub use id::{KeyName, KeyPrefix, NameError, NetworkName, NodeId, NodeName, Timestamp};
 pub use identity::Identity;
+pub use keys::{KeyEntry, KeyInfo, KeyType};
 pub use metrics::*;
 pub use record::{PeerRecord, SignedRecord};
 pub use types::*;
@@ -39,6 +43,9 @@ pub const CONTROL_PROTOCOL: &str = "/hive/control/1";
 pub const PEERS_PROTOCOL: &str = "/hive/peers/1";
 /// Stream protocol of one tunnelled connection between members.
 pub const TUNNEL_PROTOCOL: &str = "/hive/tunnel/1";
+
+/// Stream protocol on which two members that are connected over a relay agree on the moment of a hole punch.
+pub const PUNCH_PROTOCOL: &str = "/hive/punch/1";
 
 /// The newest version both ranges contain, if they overlap.
 #[must_use]

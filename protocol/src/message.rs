@@ -14,8 +14,9 @@ use minicbor::{Decode, Encode};
 use multiaddr::Multiaddr;
 
 use crate::{
-    Direction, Identity, LogLine, Metrics, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName, ProxyId, ProxyInfo,
-    ProxyKind, SessionInfo, StatusInfo, codec, pake, password::Cost,
+    Direction, HostPattern, Identity, KeyEntry, KeyInfo, KeyName, KeyPrefix, LogLine, Metrics, NetworkInfo,
+    NetworkName, NodeId, NodeInfo, NodeName, ProxyId, ProxyInfo, ProxyKind, SessionInfo, StatusInfo, codec,
+    keys::TlsRequest, pake, password::Cost,
 };
 
 /// What a client sends.
@@ -267,6 +268,37 @@ pub enum Request {
         #[cbor(n(0), with = "codec::multiaddrs")]
         addresses: Vec<Multiaddr>,
     },
+    /// The key store, without the texts. Answer: [`Response::Keys`].
+    #[n(40)]
+    Keys,
+    /// Store entries, all or none, in place of those of the same names. Answer: [`Response::KeysStored`].
+    #[n(41)]
+    KeysPut {
+        /// At most [`crate::keys::ENTRIES_MAX`].
+        #[n(0)]
+        entries: Vec<KeyEntry>,
+    },
+    /// Remove entries, all or none. Answer: [`Response::Done`].
+    #[n(42)]
+    KeysRemove {
+        /// Their names.
+        #[n(0)]
+        names: Vec<KeyName>,
+    },
+    /// An entry with its text. Answer: [`Response::KeyEntry`].
+    #[n(43)]
+    KeyShow {
+        /// Its name.
+        #[n(0)]
+        name: KeyName,
+        /// Whether a private key may be told.
+        #[n(1)]
+        reveal: bool,
+    },
+    /// Obtain a certificate, and renew it from then on. Answer: any number of [`Response::TlsStep`], then
+    /// [`Response::KeysStored`]. The order goes on when the client goes away.
+    #[n(44)]
+    TlsObtain(#[n(0)] TlsRequest),
     // Keys 60 to 79 are for operating the machine behind the node.
     /// The machine's figures. Answer: [`Response::Metrics`].
     #[n(60)]
@@ -391,6 +423,12 @@ pub struct ProxyRequest {
     /// Whether it ends with this stream.
     #[n(8)]
     pub temporary: bool,
+    /// The certificate with which TLS is terminated here; none to pass bytes on as they are.
+    #[n(20)]
+    pub key_prefix: Option<KeyPrefix>,
+    /// At an egress, the host name by which TLS clients ask for this proxy, among others on the same port.
+    #[n(21)]
+    pub sni: Option<HostPattern>,
 }
 
 /// An address to listen on.
@@ -462,6 +500,29 @@ pub enum Response {
     /// The node's login sessions.
     #[n(10)]
     Sessions(#[n(0)] Vec<SessionInfo>),
+    /// Entries of the key store.
+    #[n(40)]
+    Keys {
+        /// At most [`PAGE`] rows.
+        #[n(0)]
+        rows: Vec<KeyInfo>,
+        /// Whether another page follows.
+        #[n(1)]
+        more: bool,
+    },
+    /// An entry of the key store with its text.
+    #[n(41)]
+    KeyEntry(#[n(0)] KeyEntry),
+    /// What was stored.
+    #[n(42)]
+    KeysStored(#[n(0)] Vec<KeyInfo>),
+    /// A step towards a certificate, in a sentence.
+    #[n(43)]
+    TlsStep {
+        /// The sentence, without a full stop.
+        #[n(0)]
+        text: String,
+    },
     // Keys 60 to 79 are for operating the machine behind the node.
     /// The machine's figures.
     #[n(60)]

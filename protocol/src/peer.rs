@@ -1,8 +1,9 @@
 //! Messages between nodes: joining a network on a connection, and keeping the peer table in step.
 
 use minicbor::{Decode, Encode};
+use multiaddr::Multiaddr;
 
-use crate::{NetworkName, SignedRecord, pake};
+use crate::{NetworkName, SignedRecord, codec, pake};
 
 /// One step of a join exchange, on a stream of [`JOIN_PROTOCOL`](crate::JOIN_PROTOCOL).
 ///
@@ -59,6 +60,29 @@ pub enum JoinRefusal {
     /// Too many failed attempts lately.
     #[n(1)]
     TryLater,
+}
+
+/// One step of a hole punch, on a stream of [`PUNCH_PROTOCOL`](crate::PUNCH_PROTOCOL): the exchange of DCUtR (libp2p
+/// specs, `relay/DCUtR.md`), between members only.
+///
+/// The side that was dialled over the relay sends `Connect`, gets `Connect`, measures the round trip, and sends `Sync`. The
+/// other side dials when `Sync` comes, the first half a round trip after sending it, so that both meet in between.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum PunchMessage {
+    /// Where the sender may be reached.
+    #[n(0)]
+    Connect {
+        /// Addresses under which others see it, best first.
+        #[cbor(n(0), with = "codec::multiaddrs")]
+        addresses: Vec<Multiaddr>,
+    },
+    /// Dial now.
+    #[n(1)]
+    Sync {
+        /// Whether the receiver takes the listener's part in the handshake of the new connection.
+        #[n(0)]
+        listen: bool,
+    },
 }
 
 /// A message of one network's table sync, on a stream of [`PEERS_PROTOCOL`](crate::PEERS_PROTOCOL).

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use minicbor::{Decode, Encode};
 use multiaddr::Multiaddr;
 
-use crate::{NetworkName, NodeId, NodeName, Timestamp, codec};
+use crate::{HostPattern, KeyPrefix, NetworkName, NodeId, NodeName, Timestamp, codec};
 
 /// Number of a proxy on its node; never used twice there.
 pub type ProxyId = u64;
@@ -48,6 +48,12 @@ pub struct NodeInfo {
     /// Target triple.
     #[n(10)]
     pub target: String,
+    /// The node that carries a relayed path.
+    #[n(11)]
+    pub relay: Option<NodeId>,
+    /// Why a relayed path is not direct yet, as far as it was seen.
+    #[n(12)]
+    pub why_relayed: Option<String>,
 }
 
 /// How a node is reached.
@@ -177,6 +183,12 @@ pub struct ProxySpec {
     /// Whether it ends with the session that made it; such a proxy is never stored.
     #[n(8)]
     pub temporary: bool,
+    /// The certificate with which TLS is terminated here; none to pass bytes on as they are.
+    #[n(20)]
+    pub key_prefix: Option<KeyPrefix>,
+    /// At an egress, the host name by which TLS clients ask for this proxy, among others on the same port.
+    #[n(21)]
+    pub sni: Option<HostPattern>,
 }
 
 /// The address an egress listens on unless told otherwise.
@@ -271,6 +283,9 @@ pub struct ProxyInfo {
     /// The last failure, cleared by a success.
     #[n(20)]
     pub last_error: Option<String>,
+    /// Host name by which TLS clients ask for an egress.
+    #[n(21)]
+    pub sni: Option<HostPattern>,
 }
 
 /// A node at a glance.

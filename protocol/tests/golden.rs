@@ -13,9 +13,11 @@ use std::{collections::BTreeSet, fmt::Debug, fs, path::PathBuf};
 
 use golden_samples as samples;
 use hive_protocol::{
-    Carrier, Direction, Identity, LogLevel, PathKind, ProxyKind, ProxyState, Reachability, SignedRecord, frame,
+    Carrier, Direction, Identity, KeyType, LogLevel, PathKind, ProxyKind, ProxyState, Reachability, SignedRecord,
+    frame,
+    keys::Challenge,
     message::{ClientMessage, FailureCode, Request, Response, ServerMessage, session_challenge},
-    peer::{JoinMessage, JoinRefusal, PeerMessage, RangeContent, SyncMessage},
+    peer::{JoinMessage, JoinRefusal, PeerMessage, PunchMessage, RangeContent, SyncMessage},
     process,
     tunnel::{self, Kind, RefuseReason},
 };
@@ -44,12 +46,13 @@ macro_rules! variants {
 variants!(ClientMessage: Hello, Prove, Login, LoginOpen, LoginConfirm, Request);
 variants!(ServerMessage: Welcome, Proven, LoginSalt, LoginAnswer, LoginDone, Response);
 variants!(Request: Identity, Register, Networks, NetworkJoin, NetworkLeave, NetworkRotate, Ban, Nodes, Status,
-    ProxyAdd, Proxies, ProxyRemove, ProxyEnable, Connect, Logout, Sessions, SessionRevoke, Rename, Listen, Metrics, Logs, Run, FilePut,
-    FileStat, FileGet);
+    ProxyAdd, Proxies, ProxyRemove, ProxyEnable, Connect, Logout, Sessions, SessionRevoke, Rename, Listen, Keys, KeysPut,
+    KeysRemove, KeyShow, TlsObtain, Metrics, Logs, Run, FilePut, FileStat, FileGet);
 variants!(Response: Done, Error, Identity, Registered, Networks, Nodes, Status, ProxyAdded, Proxies, Connected,
-    Sessions, Metrics, Logs, Started, FileReady, File);
+    Sessions, Keys, KeyEntry, KeysStored, TlsStep, Metrics, Logs, Started, FileReady, File);
 variants!(FailureCode: Failed, Usage, NotAuthorised, Unreachable, Version, Busy);
 variants!(JoinMessage: Open, Answer, Confirm, Refused, Done);
+variants!(PunchMessage: Connect, Sync);
 variants!(JoinRefusal: NotAccepted, TryLater);
 variants!(SyncMessage: Compare, Want, Records);
 variants!(RangeContent: Digest, List);
@@ -59,6 +62,8 @@ variants!(Carrier: Tcp, Quic);
 variants!(Direction: Egress, Ingress);
 variants!(ProxyKind: Tcp);
 variants!(ProxyState: Listening, Connected, Waiting, Failed);
+variants!(Challenge: Http01, TlsAlpn01);
+variants!(KeyType: Cert, Key, Issuer);
 variants!(Reachability: Public, Private, Unknown);
 variants!(LogLevel: Error, Warn, Info, Debug, Trace);
 
@@ -113,6 +118,7 @@ fn control_messages() {
 #[test]
 fn messages_between_nodes() {
     pin_all::<JoinMessage>(samples::join_messages());
+    pin_all::<PunchMessage>(samples::punch_messages());
     pin_all::<SyncMessage>(samples::sync_messages());
     pin_all::<RangeContent>(samples::range_contents());
     let body = samples::sync_messages().remove(1);
@@ -137,6 +143,8 @@ fn numbers_that_stand_for_words() {
     pin_all(vec![p::Direction::Egress, p::Direction::Ingress]);
     pin_all(vec![p::ProxyKind::Tcp]);
     pin_all(vec![p::ProxyState::Listening, p::ProxyState::Connected, p::ProxyState::Waiting, p::ProxyState::Failed]);
+    pin_all(vec![Challenge::Http01, Challenge::TlsAlpn01]);
+    pin_all(vec![p::KeyType::Cert, p::KeyType::Key, p::KeyType::Issuer]);
     pin_all(vec![p::Reachability::Public, p::Reachability::Private, p::Reachability::Unknown]);
     pin_all(vec![LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace]);
 }
@@ -144,8 +152,11 @@ fn numbers_that_stand_for_words() {
 #[test]
 fn optional_fields_may_be_absent() {
     pin("Request.ProxyAdd.least", &samples::least_proxy());
+    pin("Request.ProxyAdd.tls", &samples::tls_proxy());
+    pin("Response.Proxies.named", &samples::named_proxies());
     pin("ClientMessage.Hello.least", &samples::least_hello());
     pin("Response.Error.least", &samples::least_error());
+    pin("Response.Nodes.relayed", &samples::relayed_nodes());
 }
 
 #[test]
@@ -225,9 +236,19 @@ fn every_golden_file_is_pinned_by_a_test() {
     let mut known: BTreeSet<String> = samples::OTHER_FILES.iter().map(|name| (*name).to_owned()).collect();
     let mut add = |kind: &str, all: &[&str]| known.extend(all.iter().map(|variant| format!("{kind}.{variant}")));
     macro_rules! all { ($($type:ident),+) => { $(add($type::TYPE, $type::ALL);)+ } }
-    all!(ClientMessage, ServerMessage, Request, Response, FailureCode, JoinMessage, JoinRefusal, SyncMessage);
+    all!(
+        ClientMessage,
+        ServerMessage,
+        Request,
+        Response,
+        FailureCode,
+        JoinMessage,
+        JoinRefusal,
+        PunchMessage,
+        SyncMessage
+    );
+    all!(Challenge, KeyType, LogLevel);
     all!(RangeContent, RefuseReason, PathKind, Carrier, Direction, ProxyKind, ProxyState, Reachability);
-    all!(LogLevel);
     assert_eq!(held, known);
 }
 

@@ -10,10 +10,12 @@
 
 mod host;
 mod leftovers;
+mod nat;
 mod netns;
 mod segment;
 
 pub use host::Host;
+pub use nat::{Nat, Router};
 pub use segment::Segment;
 
 use crate::notice;
@@ -91,7 +93,7 @@ impl Lab {
             segments: AtomicU32::new(0),
             folder: folder.expect("a folder in the temporary folder"),
         });
-        let public = Segment::create(&shared);
+        let public = Segment::create(&shared, false);
         Lab { shared, public }
     }
 
@@ -112,7 +114,22 @@ impl Lab {
 
     /// Adds a segment: a bridge with networks of its own, which nothing connects to the others.
     pub fn segment(&self) -> Segment {
-        Segment::create(&self.shared)
+        Segment::create(&self.shared, false)
+    }
+
+    /// Adds a router to the public segment; [`Router::host`] adds hosts behind it.
+    pub fn router(&self, name: &str, nat: Nat) -> Router {
+        Router::create(self.host(name), nat)
+    }
+
+    /// Adds a host behind a NAT of its own: behind two, one after the other, for [`Nat::Double`].
+    pub fn host_behind(&self, nat: Nat, name: &str) -> (Host, Router) {
+        let outer = self.router(&format!("{name}-r"), nat.outer());
+        let router = match nat {
+            Nat::Double => outer.router(&format!("{name}-r2"), nat.outer()),
+            _ => outer,
+        };
+        (router.host(name), router)
     }
 
     /// The temporary folder of this lab.

@@ -22,6 +22,7 @@
 //! This crate never reaches into a node: it uses the command lines and sockets that a person has.
 
 #![forbid(unsafe_code)]
+pub mod board;
 pub mod facts;
 pub mod lab;
 pub mod nobody;
@@ -29,9 +30,13 @@ pub mod node;
 pub mod notice;
 pub mod pair;
 pub mod payload;
+pub mod pebble;
+pub mod pki;
 pub mod process;
 pub mod services;
+pub mod static_build;
 pub mod tcp;
+pub mod tls;
 pub mod traffic;
 pub mod usage;
 pub mod view;

@@ -34,6 +34,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// More environment of the agent.
     pub environment: Vec<(String, String)>,
+    /// The folder with both programs; else where [`process::binary`] finds them.
+    pub programs: Option<PathBuf>,
 }
 
 impl Options {
@@ -68,6 +70,11 @@ impl Options {
     pub fn argument(mut self, argument: &str) -> Options {
         self.arguments.push(argument.to_owned());
         self
+    }
+
+    /// The same with the programs in this folder.
+    pub fn programs(self, folder: &Path) -> Options {
+        Options { programs: Some(folder.to_owned()), ..self }
     }
 
     /// The same with one more variable of the environment.
@@ -126,7 +133,7 @@ impl Node {
 
     /// The command that starts the agent, for a test that does so itself.
     pub fn agent_command(&self) -> Command {
-        let mut command = self.host.command(process::binary("hive-agent"));
+        let mut command = self.host.command(self.program("hive-agent"));
         self.isolate(&mut command);
         command.arg("--state").arg(self.state());
         command.arg("--socket").arg(self.socket());
@@ -244,7 +251,7 @@ impl Node {
 
     /// The command `hivectl` with these credentials and arguments, for a test that runs it beside others.
     pub fn ctl_command(&self, credentials: &str, arguments: &[&str]) -> Command {
-        let mut command = self.host.command(process::binary("hivectl"));
+        let mut command = self.host.command(self.program("hivectl"));
         self.isolate(&mut command);
         command.arg("--socket").arg(self.socket()).args(arguments);
         if let Some((user, password)) = credentials.split_once(':') {
@@ -286,6 +293,11 @@ impl Node {
     /// Its options, for the next start.
     pub fn options_mut(&mut self) -> &mut Options {
         &mut self.options
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        let folder = self.options.programs.as_ref();
+        folder.map_or_else(|| process::binary(name), |folder| folder.join(name))
     }
 
     fn identity(&self, key: &str) -> String {

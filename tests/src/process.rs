@@ -133,12 +133,23 @@ impl Drop for Process {
     }
 }
 
-/// A program of this workspace: beside the test's own executable, or in `HIVE_BIN_DIR`.
+/// `hive-agent` or `hivectl`: beside the test's own executable, or in `HIVE_BIN_DIR`.
 ///
 /// # Panics
 /// When it is not there, with a hint.
 pub fn binary(name: &str) -> PathBuf {
-    let folder = std::env::var_os("HIVE_BIN_DIR").map_or_else(profile_folder, PathBuf::from);
+    program(std::env::var_os("HIVE_BIN_DIR").map_or_else(profile_folder, PathBuf::from), name)
+}
+
+/// A program that only the tests need, beside the test's own executable.
+///
+/// # Panics
+/// When it is not there, with a hint.
+pub fn helper(name: &str) -> PathBuf {
+    program(profile_folder(), name)
+}
+
+fn program(folder: PathBuf, name: &str) -> PathBuf {
     let path = folder.join(name);
     assert!(
         path.exists(),

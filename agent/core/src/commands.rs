@@ -325,6 +325,9 @@ fn name_the_network<'a>(networks: impl Iterator<Item = &'a NetworkName>) -> Fail
 }
 
 fn proxy_spec(request: &ProxyRequest, remote: Remote) -> Result<ProxySpec, Failure> {
+    if request.direction == Direction::Ingress && request.sni.is_some() {
+        return Err(usage("a host name to route by belongs to an egress, not to an ingress"));
+    }
     let host = match (request.direction, &request.host, &request.bind) {
         (Direction::Egress, Some(_), _) => return Err(usage("a host belongs to an ingress, not to an egress")),
         (Direction::Ingress, _, Some(_)) => {
@@ -346,5 +349,7 @@ fn proxy_spec(request: &ProxyRequest, remote: Remote) -> Result<ProxySpec, Failu
         remote,
         enabled: true,
         temporary: request.temporary,
+        key_prefix: request.key_prefix.clone(),
+        sni: request.sni.clone(),
     })
 }

@@ -10,9 +10,9 @@ use std::{
 };
 
 use hive_protocol::{NetworkName, NodeId, peer::PeerMessage};
-use multiaddr::Multiaddr;
+use multiaddr::{Multiaddr, Protocol};
 
-use crate::{ConnId, newcomers::Newcomers};
+use crate::{ConnId, newcomers::Newcomers, punch::Punches};
 
 /// How long a connection may live without belonging to any network.
 pub(crate) const UNJOINED: Duration = Duration::from_secs(10);
@@ -27,6 +27,10 @@ pub(crate) struct Connection {
     pub relayed: bool,
     pub since: Duration,
     pub rtt: Option<Duration>,
+    /// Where the peer says that it sees this node.
+    pub observed: Option<Multiaddr>,
+    /// Attempts to get from this connection, which is relayed, to a direct one.
+    pub punches: Punches,
     /// Networks joined, and whether by the password before a rotation.
     pub joined: BTreeMap<NetworkName, Proof>,
     /// Joins to ask for, or asked for.
@@ -70,6 +74,8 @@ impl Connection {
             relayed,
             since: now,
             rtt: None,
+            observed: None,
+            punches: Punches::default(),
             joined: BTreeMap::new(),
             asks: BTreeMap::new(),
             compare_at: BTreeMap::new(),
@@ -86,6 +92,11 @@ impl Connection {
 
     pub fn networks(&self) -> BTreeSet<NetworkName> {
         self.joined.keys().cloned().collect()
+    }
+
+    /// QUIC costs more for each byte than TCP, and the end of a peer shows only by its silence.
+    pub fn is_quic(&self) -> bool {
+        self.address.iter().any(|part| matches!(part, Protocol::Quic | Protocol::QuicV1))
     }
 
     pub fn is_held(&self) -> bool {
@@ -116,7 +127,7 @@ impl Connection {
 
     fn next(&self) -> Option<Duration> {
         let asks = self.asks.values().filter_map(|ask| if let Ask::At(at) = ask { Some(*at) } else { None });
-        asks.chain(self.compare_at.values().copied()).chain(self.close_at()).min()
+        asks.chain(self.compare_at.values().copied()).chain(self.close_at()).chain(self.punches.due).min()
     }
 }
 
@@ -182,9 +193,9 @@ impl Connections {
         self.iter().filter(|(_, c)| c.joined.contains_key(network)).map(|(id, _)| id).collect()
     }
 
-    /// The best connection to a peer: direct before relayed, the oldest first.
+    /// The best connection to a peer: direct before relayed, TCP before QUIC, the oldest first.
     pub fn best(&self, peer: &NodeId) -> Option<(ConnId, &Connection)> {
-        self.of(peer).min_by_key(|(id, c)| (c.joined.is_empty(), c.relayed, c.since, *id))
+        self.of(peer).min_by_key(|(id, c)| (c.joined.is_empty(), c.relayed, c.is_quic(), c.since, *id))
     }
 
     /// Asks for a join at `at`, unless one is running or due earlier.
@@ -208,6 +219,18 @@ impl Connections {
             }
         }
         due
+    }
+
+    /// The relayed connections on which a hole punch is due, and their peers.
+    pub fn due_punches(&self, now: Duration) -> Vec<(ConnId, NodeId)> {
+        let due = self.iter().filter(|(_, c)| c.punches.due.is_some_and(|at| at <= now));
+        due.map(|(id, c)| (id, c.peer)).collect()
+    }
+
+    /// Hole punches begin anew on the relayed connections that were dialled from the other end.
+    pub fn restart_punches(&mut self, now: Duration, which: impl Fn(&Connection) -> bool) {
+        let ours = |c: &Connection| c.relayed && !c.dialled && !c.joined.is_empty();
+        self.all.values_mut().filter(|c| ours(c) && which(c)).for_each(|c| c.punches.restart(now));
     }
 
     /// The table comparisons that are due.

@@ -1,14 +1,17 @@
 //! Whom this node wants to be connected to, gathered from all rooms, and the dials and closings that follow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hive_protocol::{NetworkName, NodeId};
 use multiaddr::Multiaddr;
 
 use crate::{
     Core, Now, Output,
-    path::{Candidate, Reason},
+    connections::Connections,
+    path::{Candidate, Dial, Reason, Ways},
     peers::Table,
+    reach::{is_relayed, relay_of},
+    relays::circuit,
 };
 
 /// Most addresses of one dial.
@@ -28,12 +31,15 @@ impl Core {
         if !self.path.is_review_due(now.mono) {
             return;
         }
+        self.review_relays(now);
         let wants = self.wants(now);
-        let (tables, registrations) = (&self.tables, &mut self.registrations);
+        let (tables, connections, registrations) = (&self.tables, &self.connections, &mut self.registrations);
         let identities = registrations.addresses();
-        let known = |peer: &NodeId| addresses_of(tables, identities.get(peer), peer);
-        for (peer, addresses) in self.path.plan(&wants, &self.connections, known, now.mono) {
-            registrations.of(&peer).for_each(|registration| registration.dialled = true);
+        let known = |peer: &NodeId| ways(addresses_of(tables, identities.get(peer), peer), connections);
+        for Dial { peer, addresses, relayed } in self.path.plan(&wants, connections, known, now.mono) {
+            if !relayed {
+                registrations.of(&peer).for_each(|registration| registration.dialled = true);
+            }
             self.out.push(Output::Dial { peer, addresses });
         }
         for conn in self.path.spares(&self.own.id, &wants, &mut self.connections, now.mono) {
@@ -58,7 +64,27 @@ impl Core {
                 None => drop(wants.insert(node, Reason::Proxy)),
             }
         }
+        self.want_relays(&mut wants);
         wants
+    }
+
+    /// Relays are wanted to hold reservations, and to reach those who hold theirs with them.
+    fn want_relays(&self, wants: &mut BTreeMap<NodeId, Reason>) {
+        let unreached = wants.keys().filter(|peer| !self.connections.is_connected(peer));
+        let through = unreached.filter_map(|peer| {
+            let relays: BTreeSet<NodeId> = addresses_of(&self.tables, None, peer)
+                .iter()
+                .filter_map(relay_of)
+                .filter(|r| *r != self.own.id)
+                .collect();
+            let connected = relays.iter().any(|relay| self.connections.is_connected(relay));
+            relays.into_iter().next().filter(|_| !connected)
+        });
+        let wanted: BTreeSet<NodeId> = through.chain(self.relays.wanted.iter().copied()).collect();
+        for relay in wanted {
+            let reason = wants.entry(relay).or_insert(Reason::Relay);
+            *reason = (*reason).min(Reason::Relay);
+        }
     }
 
     /// The members of a network that could be neighbours: not kept out, not keeping us out, and to be found somewhere.
@@ -85,6 +111,18 @@ impl Core {
 }
 
 /// Where a peer may be: as a person said, then as its records say.
+/// Sorts a peer's addresses: those to dial directly, and the ways over relays to which there is a direct connection that
+/// belongs to a network.
+fn ways(addresses: Vec<Multiaddr>, connections: &Connections) -> Ways {
+    let (relayed, direct): (Vec<_>, Vec<_>) = addresses.into_iter().partition(is_relayed);
+    let relays: BTreeSet<NodeId> = relayed.iter().filter_map(relay_of).collect();
+    let over = |relay: NodeId| {
+        let mut ways = connections.of(&relay).filter(|(_, c)| !c.relayed && !c.joined.is_empty());
+        ways.next().map(|(_, c)| circuit(&c.address, &relay))
+    };
+    Ways { direct, relayed: relays.into_iter().filter_map(over).collect() }
+}
+
 fn addresses_of(
     tables: &BTreeMap<NetworkName, Table>,
     identity: Option<&Vec<Multiaddr>>,

@@ -32,6 +32,20 @@ pub struct Config {
     pub version: String,
     /// Target triple, for records.
     pub target: String,
+    /// Whether to relay for members.
+    pub relay: RelayMode,
+}
+
+/// Whether a node relays for members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RelayMode {
+    /// When it is reachable from outside.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
 }
 
 /// What a node stored before, all of it already verified by whoever stored it.
@@ -115,6 +129,8 @@ pub enum Event {
     DialFailed {
         /// Whom.
         peer: NodeId,
+        /// Whether it went over relays.
+        relayed: bool,
         /// Why, for people.
         reason: String,
     },
@@ -162,6 +178,23 @@ pub enum Event {
         /// How long.
         rtt: Duration,
     },
+    /// A peer tells under which address it sees this node.
+    Observed {
+        /// Connection.
+        conn: ConnId,
+        /// What it sees.
+        address: Multiaddr,
+    },
+    /// A relay holds a reservation asked for by [`Output::Reserve`].
+    Reserved {
+        /// The relay.
+        relay: NodeId,
+    },
+    /// A relay refused a reservation, or it ended.
+    ReservationLost {
+        /// The relay.
+        relay: NodeId,
+    },
     /// The moment named by [`Core::poll_timeout`](crate::Core::poll_timeout) has come.
     Timeout,
 }
@@ -175,8 +208,36 @@ pub enum Output {
     Dial {
         /// Whom.
         peer: NodeId,
-        /// Where, best first.
+        /// Where, best first; either all through relays or none.
         addresses: Vec<Multiaddr>,
+    },
+    /// Ask a connected relay for a reservation; report [`Event::Reserved`] or [`Event::ReservationLost`].
+    Reserve {
+        /// The relay.
+        relay: NodeId,
+        /// `ADDRESS/p2p/RELAY/p2p-circuit`.
+        address: Multiaddr,
+    },
+    /// Give up a reservation, or the attempt.
+    Unreserve {
+        /// The relay.
+        relay: NodeId,
+    },
+    /// Relay for members, or no longer.
+    ServeRelay {
+        /// Which.
+        serving: bool,
+        /// Where this node can be dialled.
+        addresses: Vec<Multiaddr>,
+    },
+    /// Begin a hole punch over a relayed connection.
+    Punch {
+        /// Connection.
+        conn: ConnId,
+        /// Where this node may be reached, best first.
+        addresses: Vec<Multiaddr>,
+        /// Whether this node is to speak first on the new connection, or the peer.
+        speak_first: bool,
     },
     /// Prove a network's password on a connection, as initiator; report [`Event::Joined`] or [`Event::JoinFailed`].
     Join {

@@ -7,6 +7,7 @@ use hive_protocol::{NetworkName, NodeId, password::Secret, peer::JoinRefusal};
 use crate::{
     ConnId, Core, Now, Output,
     connections::{Ask, Connection, Proof},
+    path::GATHER,
     register,
 };
 
@@ -22,13 +23,13 @@ mod tests;
 
 impl Core {
     pub(crate) fn connected(&mut self, conn: ConnId, connection: Connection, now: Now) {
-        let (peer, dialled) = (connection.peer, connection.dialled);
+        let (peer, dialled, relayed) = (connection.peer, connection.dialled, connection.relayed);
         self.connections.insert(conn, connection);
         if peer == self.own.id {
             self.close(conn, "connected to itself");
             return;
         }
-        self.path.connected(&peer, dialled, now.mono);
+        self.path.connected(&peer, dialled, relayed, now.mono);
         self.tables.values_mut().for_each(|table| table.set_lost(&peer, false));
         self.touch(&peer, true, now);
         for network in self.shared_networks(&peer) {
@@ -44,7 +45,9 @@ impl Core {
         let peer = gone.peer;
         self.routes_changed |= !gone.joined.is_empty();
         self.touch(&peer, true, now);
+        self.path.review_at(now.mono + GATHER);
         if self.connections.is_connected(&peer) {
+            self.restart_punches(now, |c| c.peer == peer);
             return;
         }
         if gone.spare_since.is_none() {
@@ -52,6 +55,10 @@ impl Core {
         }
         self.registrations.of(&peer).for_each(|registration| registration.dialled = false);
         self.path.lost(peer, &gone, now.mono, &mut self.dice);
+    }
+
+    pub(crate) fn circuit_failed(&mut self, peer: NodeId, reason: String, now: Now) {
+        self.path.circuit_failed(peer, reason, now.mono, &mut self.dice);
     }
 
     pub(crate) fn dial_failed(&mut self, peer: NodeId, reason: String, now: Now) {
@@ -82,7 +89,9 @@ impl Core {
             let wait = if asked { OTHER_COMPARES } else { Duration::ZERO };
             connection.compare_at.insert(network.clone(), now.mono + wait);
             self.path.joined(&peer);
+            self.path.review_at(now.mono + GATHER);
             self.routes_changed = true;
+            self.arrived(conn, now);
         }
         self.registrations.joined(network, &peer, now.mono);
         self.complete_registration(network, &peer);
@@ -95,6 +104,17 @@ impl Core {
         connection.asks.remove(network);
         if connection.joined.is_empty() && !connection.is_held() {
             self.close(conn, "joined by a password that has ended");
+        }
+    }
+
+    /// A connection has joined a network: it may prove how this node is reached, or be worth a hole punch.
+    fn arrived(&mut self, conn: ConnId, now: Now) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        let (peer, address, unasked) = (connection.peer, connection.address.clone(), !connection.dialled);
+        if connection.relayed {
+            self.restart_punches(now, |c| c.peer == peer);
+        } else {
+            self.weigh_arrival(peer, &address, unasked, now);
         }
     }
 

@@ -6,11 +6,13 @@
 //! (`hive-agent`) holds no policy.
 //!
 //! Each room decides one thing and knows nothing of the others: `membership` (networks and their secrets), `peers` and
-//! `sync` (the table), `newcomers` (how fast it grows), `own` (this node's record), `connections`, `path` (whom to dial), `routes` (proxies and
-//! admission), `register`, `session`, `guard`. [`Core`] only carries news between them.
+//! `sync` (the table), `newcomers` (how fast it grows), `own` (this node's record), `connections`, `path` (whom to
+//! dial), `reach`, `relays` and `punch` (ways through NATs), `routes` (proxies and admission), `register`, `session`,
+//! `guard`, [`acme`] (when certificates are ordered). [`Core`] only carries news between them.
 
 #![forbid(unsafe_code)]
 
+pub mod acme;
 mod clock;
 mod commands;
 mod connections;
@@ -25,8 +27,11 @@ mod own;
 mod path;
 mod peers;
 mod problems;
+mod punch;
 mod queries;
+mod reach;
 mod register;
+mod relays;
 mod routes;
 mod session;
 mod sync;
@@ -55,7 +60,9 @@ use crate::{
     own::Own,
     path::Paths,
     peers::Table,
+    reach::Reach,
     register::Registrations,
+    relays::Relays,
     routes::ProxyBook,
     session::Sessions,
 };
@@ -72,6 +79,8 @@ pub struct Core {
     tables: BTreeMap<NetworkName, Table>,
     connections: Connections,
     path: Paths,
+    reach: Reach,
+    relays: Relays,
     proxies: ProxyBook,
     routes: Arc<Routes>,
     routes_changed: bool,
@@ -104,6 +113,8 @@ impl Core {
             tables: BTreeMap::new(),
             connections: Connections::default(),
             path: Paths::default(),
+            reach: Reach::default(),
+            relays: Relays::default(),
             proxies: ProxyBook::new(stored.proxies, stored.next_proxy),
             routes: Arc::default(),
             routes_changed: true,
@@ -118,7 +129,7 @@ impl Core {
             lapse_at: now.mono,
         };
         core.restore_tables(stored.records, now);
-        core.path.review_at(now.mono);
+        core.reach_changed(now);
         core.settle(now);
         core
     }
@@ -165,7 +176,8 @@ impl Core {
                 self.connected(conn, connection, now);
             }
             Event::Disconnected { conn } => self.disconnected(conn, now),
-            Event::DialFailed { peer, reason } => self.dial_failed(peer, reason, now),
+            Event::DialFailed { peer, relayed: true, reason } => self.circuit_failed(peer, reason, now),
+            Event::DialFailed { peer, relayed: false, reason } => self.dial_failed(peer, reason, now),
             Event::Joined { conn, network, secret } => self.joined(conn, &network, &secret, now),
             Event::JoinFailed { conn, network, refusal } => self.join_failed(conn, &network, refusal, now),
             Event::JoinRefused { network } => self.join_refused(&network, now),
@@ -173,6 +185,9 @@ impl Core {
             Event::Addresses(addresses) => self.addresses_changed(addresses, now),
             Event::Wanted { peer } => self.wanted(peer, now),
             Event::RoundTrip { conn, rtt } => self.round_trip(conn, rtt, now),
+            Event::Observed { conn, address } => self.observed(conn, address),
+            Event::Reserved { relay } => self.reserved(relay, now),
+            Event::ReservationLost { relay } => self.reservation_lost(relay, now),
             Event::Timeout => {}
         }
     }
@@ -183,6 +198,7 @@ impl Core {
         let due = self.poll_timeout();
         if self.clock.advance(now, due) {
             self.path.retry_all(now.mono);
+            self.restart_punches(now, |_| true);
             self.own.changed(now.mono);
         }
     }
@@ -195,6 +211,7 @@ impl Core {
         self.issue_due(now);
         self.compare_due(now);
         self.expire(now);
+        self.punch_due(now);
         self.review_paths(now);
         self.save_due(now);
         self.flush_due(now);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hive_protocol::{NetworkName, NodeId, NodeName, PeerRecord, SignedRecord, record};
 use multiaddr::Multiaddr;
 
-use crate::{Config, Now, outbox::Dice};
+use crate::{Config, Now, RelayMode, outbox::Dice, reach::is_relayed};
 
 /// Changes within this time go out as one record.
 const COALESCE: Duration = Duration::from_millis(200);
@@ -19,7 +19,12 @@ pub(crate) struct Own {
     config: Config,
     pub id: NodeId,
     pub name: NodeName,
+    /// Whether it relays for members.
+    pub relay: bool,
+    /// What it publishes: its own addresses, then those of the relays that hold a reservation for it.
     pub addresses: Vec<Multiaddr>,
+    direct: Vec<Multiaddr>,
+    circuits: Vec<Multiaddr>,
     issue_at: Option<Duration>,
     refresh_at: Duration,
 }
@@ -27,17 +32,44 @@ pub(crate) struct Own {
 impl Own {
     pub fn new(config: Config, name: NodeName, now: Duration, dice: &mut Dice) -> Self {
         let id = NodeId::from(&config.key.public());
-        Self { config, id, name, addresses: Vec::new(), issue_at: None, refresh_at: now + dice.jitter(REFRESH) }
+        let refresh_at = now + dice.jitter(REFRESH);
+        let (addresses, direct, circuits) = Default::default();
+        Self { config, id, name, relay: false, addresses, direct, circuits, issue_at: None, refresh_at }
     }
 
-    /// Takes new addresses, best first; those that would not fit into a record are left out. True if they differ.
+    /// Where it can be dialled without a relay.
+    pub fn direct(&self) -> &[Multiaddr] {
+        &self.direct
+    }
+
+    pub fn relay_mode(&self) -> RelayMode {
+        self.config.relay
+    }
+
+    /// Takes new addresses of its own, best first. True if what it publishes differs.
     pub fn set_addresses(&mut self, addresses: Vec<Multiaddr>) -> bool {
+        self.direct = addresses;
+        self.direct.retain(|address| !is_relayed(address));
+        self.publish()
+    }
+
+    /// Takes the addresses of its relays. True if what it publishes differs.
+    pub fn set_circuits(&mut self, circuits: Vec<Multiaddr>) -> bool {
+        self.circuits = circuits;
+        self.publish()
+    }
+
+    /// Puts both kinds together; direct addresses that would not fit into a record are left out.
+    fn publish(&mut self) -> bool {
         let mut bytes = 0;
-        let fits = |address: &Multiaddr| {
+        let mut fits = |address: &Multiaddr| {
             bytes += address.len() + 3;
             bytes <= ADDRESS_BYTES
         };
-        let kept: Vec<_> = addresses.into_iter().take(record::MAX_ADDRESSES).take_while(fits).collect();
+        let circuits: Vec<_> = self.circuits.iter().filter(|address| fits(address)).cloned().collect();
+        let room = record::MAX_ADDRESSES.saturating_sub(circuits.len());
+        let mut kept: Vec<_> = self.direct.iter().take(room).take_while(|address| fits(address)).cloned().collect();
+        kept.extend(circuits);
         let differs = self.addresses != kept;
         self.addresses = kept;
         differs
@@ -82,7 +114,7 @@ impl Own {
             addresses: if left { Vec::new() } else { self.addresses.clone() },
             version: label(&self.config.version),
             target: label(&self.config.target),
-            relay: false,
+            relay: self.relay && !left,
             left,
         }
     }

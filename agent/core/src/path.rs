@@ -18,6 +18,8 @@ use crate::{
     outbox::Dice,
 };
 
+/// Time in which changes of the table are gathered before paths are reviewed: a newcomer learns the table first.
+pub(crate) const GATHER: Duration = Duration::from_millis(250);
 /// Networks of at most this many other members are fully meshed.
 const MESH: usize = 7;
 /// Neighbours chosen at random in larger networks.
@@ -33,6 +35,10 @@ const URGENT_PAUSE: Duration = Duration::from_secs(4);
 /// Failures in a row after which dials to neighbours are spread out: most likely this node is cut off.
 const CUT_OFF: u32 = 4;
 const CUT_OFF_PAUSE: Duration = Duration::from_secs(5);
+/// How long a direct dial goes on alone before relays are tried beside it.
+const RELAY_AFTER: Duration = Duration::from_millis(500);
+/// Longest pause between dials over relays.
+const LONGEST_CIRCUIT_PAUSE: Duration = Duration::from_secs(10);
 /// How long a wish for a connection lasts.
 const WISH: Duration = Duration::from_secs(60);
 /// A connection lost before this age was no good; the next dial waits.
@@ -50,7 +56,21 @@ const MEMORY: Duration = Duration::from_secs(600);
 pub(crate) enum Reason {
     Proxy,
     Wish,
+    Relay,
     Neighbour,
+}
+
+/// Where a peer may be dialled.
+pub(crate) struct Ways {
+    pub direct: Vec<Multiaddr>,
+    pub relayed: Vec<Multiaddr>,
+}
+
+/// A dial to begin.
+pub(crate) struct Dial {
+    pub peer: NodeId,
+    pub addresses: Vec<Multiaddr>,
+    pub relayed: bool,
 }
 
 /// A member that could be a neighbour.
@@ -83,6 +103,15 @@ struct Target {
     /// Where the last good connection was dialled. Its record may not have said so yet.
     reached_at: Option<Multiaddr>,
     urgent: bool,
+    circuit: Circuit,
+}
+
+/// Dials of one peer over relays, beside the direct ones.
+#[derive(Default)]
+struct Circuit {
+    failures: u32,
+    next: Duration,
+    dialling: Option<Duration>,
 }
 
 impl Target {
@@ -109,12 +138,13 @@ impl Paths {
         self.targets.iter().filter(move |(_, target)| alive(target)).map(|(peer, _)| peer)
     }
 
-    pub fn connected(&mut self, peer: &NodeId, dialled: bool, now: Duration) {
+    pub fn connected(&mut self, peer: &NodeId, dialled: bool, relayed: bool, now: Duration) {
         self.failures_in_row = 0;
         self.neighbours_at = now;
         if let Some(target) = self.targets.get_mut(peer) {
             target.last_error = None;
-            target.dialling = target.dialling.filter(|_| !dialled);
+            let dialling = if relayed { &mut target.circuit.dialling } else { &mut target.dialling };
+            *dialling = dialling.filter(|_| !dialled);
         }
         self.review_at(now);
     }
@@ -123,13 +153,26 @@ impl Paths {
     pub fn joined(&mut self, peer: &NodeId) {
         if let Some(target) = self.targets.get_mut(peer) {
             target.failures = 0;
+            target.circuit.failures = 0;
         }
+    }
+
+    /// No relay led to the peer. Direct dials go on as they were.
+    pub fn circuit_failed(&mut self, peer: NodeId, reason: String, now: Duration, dice: &mut Dice) {
+        let target = self.targets.entry(peer).or_default();
+        let circuit = &mut target.circuit;
+        circuit.dialling = None;
+        let pause = FIRST_PAUSE.saturating_mul(1 << circuit.failures.min(10)).min(LONGEST_CIRCUIT_PAUSE);
+        circuit.failures = circuit.failures.saturating_add(1);
+        circuit.next = now + dice.jitter(pause);
+        target.last_error.get_or_insert(reason);
+        self.review_at(now);
     }
 
     /// The last connection to a peer is gone.
     pub fn lost(&mut self, peer: NodeId, connection: &Connection, now: Duration, dice: &mut Dice) {
         let target = self.targets.entry(peer).or_default();
-        if connection.dialled && !connection.joined.is_empty() {
+        if connection.dialled && !connection.relayed && !connection.joined.is_empty() {
             target.reached_at = Some(without_peer(&connection.address));
         }
         let lived = now.saturating_sub(connection.since);
@@ -170,6 +213,7 @@ impl Paths {
         for target in self.targets.values_mut() {
             target.failures = 0;
             target.next = now;
+            (target.circuit.failures, target.circuit.next) = (0, now);
         }
         self.failures_in_row = 0;
         self.neighbours_at = now;
@@ -216,39 +260,59 @@ impl Paths {
         wanted
     }
 
-    /// Dials what is wanted and due. `addresses` knows where a peer is; nothing where it is not known.
+    /// Dials what is wanted and due. `ways` knows where a peer is.
     pub fn plan(
         &mut self,
         wants: &BTreeMap<NodeId, Reason>,
         connections: &Connections,
-        addresses: impl Fn(&NodeId) -> Vec<Multiaddr>,
+        ways: impl Fn(&NodeId) -> Ways,
         now: Duration,
-    ) -> Vec<(NodeId, Vec<Multiaddr>)> {
+    ) -> Vec<Dial> {
         self.forget_old(wants, now);
         let mut order: Vec<_> = wants.iter().filter(|(peer, _)| !connections.is_connected(peer)).collect();
         order.sort_by_key(|(peer, reason)| (**reason, **peer));
         let mut running = self.targets.values().filter(|t| t.dialling.is_some()).count();
         let mut dials = Vec::new();
         for (peer, reason) in order {
-            let Some(at) = self.dial_at(peer, *reason) else { continue };
-            let mut known = addresses(peer);
+            let Ways { mut direct, relayed } = ways(peer);
             let reached_at = self.targets.get(peer).and_then(|target| target.reached_at.as_ref());
-            known.extend(reached_at.filter(|at| !known.contains(at)).cloned());
-            if known.is_empty() {
-                continue;
+            direct.extend(reached_at.filter(|at| !direct.contains(at)).cloned());
+            let alone = relayed.is_empty();
+            let at = self.dial_at(peer, *reason).filter(|_| !direct.is_empty());
+            match at {
+                Some(at) if at > now => self.review_at(at),
+                Some(_) if running < DIALS => {
+                    running += 1;
+                    let target = self.targets.entry(*peer).or_default();
+                    (target.dialling, target.last_try) = (Some(now), Some(now));
+                    dials.push(Dial { peer: *peer, addresses: direct, relayed: false });
+                }
+                Some(_) => self.review_at(now + DIAL_LOST),
+                None => {}
             }
-            if at > now {
-                self.review_at(at);
-            } else if running < DIALS {
-                running += 1;
-                let target = self.targets.entry(*peer).or_default();
-                (target.dialling, target.last_try) = (Some(now), Some(now));
-                dials.push((*peer, known));
-            } else {
-                self.review_at(now + DIAL_LOST);
+            if !alone && self.is_circuit_due(peer, now) {
+                dials.push(Dial { peer: *peer, addresses: relayed, relayed: true });
             }
         }
         dials
+    }
+
+    /// Whether a dial over relays is to begin now: when a direct one has been going on for a moment, or rests. If so it
+    /// counts as begun.
+    fn is_circuit_due(&mut self, peer: &NodeId, now: Duration) -> bool {
+        let target = self.targets.entry(*peer).or_default();
+        if target.circuit.dialling.is_some() {
+            return false;
+        }
+        let after_direct = target.dialling.map_or(now, |since| since + RELAY_AFTER);
+        let at = target.circuit.next.max(after_direct);
+        let due = at <= now;
+        if due {
+            target.circuit.dialling = Some(now);
+        } else {
+            self.review_at(at);
+        }
+        due
     }
 
     /// When a wanted peer may be dialled; none while it is being dialled.
@@ -269,7 +333,9 @@ impl Paths {
 
     fn forget_old(&mut self, wants: &BTreeMap<NodeId, Reason>, now: Duration) {
         for target in self.targets.values_mut() {
-            target.dialling = target.dialling.filter(|since| now.saturating_sub(*since) < DIAL_LOST);
+            for dialling in [&mut target.dialling, &mut target.circuit.dialling] {
+                *dialling = dialling.filter(|since| now.saturating_sub(*since) < DIAL_LOST);
+            }
         }
         self.targets
             .retain(|peer, target| wants.contains_key(peer) || target.dialling.is_some() || target.next + MEMORY > now);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use hive_protocol::{NetworkName, NodeId, Problem};
+use hive_protocol::{NetworkName, NodeId, Problem, Reachability};
 
 use crate::{Core, Now, connections::Proof, membership::Network};
 
@@ -19,6 +19,7 @@ impl Core {
             let hint = "join or create one with `hivectl networks join --name NAME`";
             found.push(problem("this node is in no network".into(), hint));
         }
+        found.extend(self.unreachable());
         found.extend(self.offline_proxy_peers());
         for (name, network) in self.networks.iter() {
             found.extend(self.alone(name));
@@ -28,6 +29,15 @@ impl Core {
         }
         found.extend(self.clocks());
         found
+    }
+
+    /// Nobody can dial this node, and no relay holds a reservation for it.
+    fn unreachable(&self) -> Option<Problem> {
+        let alone = self.reachability() == Reachability::Private && self.relays().is_empty();
+        let hint = "forward a port to this node (TCP and UDP) and name it with --announce, or run a member that can be \
+                    reached from outside: it relays by itself unless started with --relay never";
+        alone
+            .then(|| problem("a router keeps others from dialling this node, and no member relays for it".into(), hint))
     }
 
     fn called(&self, node: &NodeId) -> String {

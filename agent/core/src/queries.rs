@@ -1,13 +1,13 @@
 //! What people want to know: tables, networks, paths, and what is wrong in words they can act on.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use hive_protocol::{
     Carrier, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName, PathKind, ProxySpec,
     message::{Failure, FailureCode},
     password::Secret,
 };
-use multiaddr::{Multiaddr, Protocol};
+use multiaddr::Multiaddr;
 
 use crate::{Admin, ConnId, Core, Now, Routes, connections::Connection, membership, peers::Entry};
 
@@ -73,6 +73,8 @@ impl Core {
             addresses: entry.record.addresses.clone(),
             version: entry.record.version.clone(),
             target: entry.record.target.clone(),
+            relay: self.relayed_by(node),
+            why_relayed: self.why_relayed(node),
         }
     }
 
@@ -154,9 +156,27 @@ impl Core {
         (kind, Some(carrier(connection)), connection.rtt.map(milliseconds))
     }
 
+    /// The relays through which this node can be reached.
+    #[must_use]
+    pub fn relays(&self) -> Vec<NodeId> {
+        self.relays.granted().copied().collect()
+    }
+
+    /// Whether this node relays for members.
+    #[must_use]
+    pub fn is_relaying(&self) -> bool {
+        self.own.relay
+    }
+
     /// The proxies, by number.
     pub fn proxies(&self) -> impl Iterator<Item = &ProxySpec> {
         self.proxies.all()
+    }
+
+    /// Whether a new egress with a host name would share the port of one that listens there now.
+    #[must_use]
+    pub fn shares_port(&self, bind: IpAddr, port: u16) -> bool {
+        self.proxies.shares_port(bind, port)
     }
 
     /// The admin account, if there is one.
@@ -180,8 +200,7 @@ impl Core {
 }
 
 fn carrier(connection: &Connection) -> Carrier {
-    let is_quic = |part| matches!(part, Protocol::Quic | Protocol::QuicV1);
-    if connection.address.iter().any(is_quic) { Carrier::Quic } else { Carrier::Tcp }
+    if connection.is_quic() { Carrier::Quic } else { Carrier::Tcp }
 }
 
 fn count(n: usize) -> u32 {

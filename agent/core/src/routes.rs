@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -71,7 +72,7 @@ impl Routes {
         spec.zip(link).is_some_and(|(s, l)| l.peer == s.remote.node && l.networks.contains(&s.remote.network))
     }
 
-    /// The best connection to a member: direct before relayed, the oldest first.
+    /// The best connection to a member: direct before relayed, TCP before QUIC, the oldest first.
     #[must_use]
     pub fn path(&self, network: &NetworkName, peer: &NodeId) -> Option<ConnId> {
         self.best.get(&(network.clone(), *peer)).copied()
@@ -92,7 +93,7 @@ impl Routes {
 
 fn best_paths(connections: &Connections) -> BTreeMap<(NetworkName, NodeId), ConnId> {
     let mut order: Vec<_> = connections.iter().collect();
-    order.sort_by_key(|(id, c)| (c.relayed, c.since, *id));
+    order.sort_by_key(|(id, c)| (c.relayed, c.is_quic(), c.since, *id));
     let mut best = BTreeMap::new();
     for (id, connection) in order {
         for network in connection.networks() {
@@ -166,6 +167,12 @@ impl ProxyBook {
         Ok(())
     }
 
+    /// Whether an enabled proxy listens there already and shares its port by host names.
+    pub fn shares_port(&self, bind: IpAddr, port: u16) -> bool {
+        let here = |spec: &&ProxySpec| spec.direction == Direction::Egress && (spec.bind, spec.port) == (bind, port);
+        self.enabled().filter(here).any(|spec| spec.sni.is_some())
+    }
+
     /// Starts or stops a proxy; says whether that was a change.
     pub fn enable(&mut self, id: ProxyId, enabled: bool, out: &mut Outbox) -> Result<bool, Failure> {
         let spec = self.specs.get(&id).ok_or_else(|| unknown(id))?;
@@ -191,14 +198,22 @@ impl ProxyBook {
 fn clash(a: &ProxySpec, b: &ProxySpec) -> bool {
     a.direction == b.direction
         && match a.direction {
-            Direction::Egress => (a.bind, a.port) == (b.bind, b.port),
+            Direction::Egress => (a.bind, a.port) == (b.bind, b.port) && !differ_by_name(a, b),
             Direction::Ingress => ingress_key(a) == ingress_key(b),
         }
 }
 
+/// Whether TLS clients tell two proxies on one port apart by the host name they ask for.
+fn differ_by_name(a: &ProxySpec, b: &ProxySpec) -> bool {
+    a.sni.is_some() && b.sni.is_some() && a.sni != b.sni
+}
+
 fn duplicate(other: &ProxySpec) -> Failure {
     let what = match other.direction {
-        Direction::Egress => format!("proxy {} listens on {} port {} already", other.id, other.bind, other.port),
+        Direction::Egress => {
+            let name = other.sni.as_ref().map(|sni| format!(" for {sni}")).unwrap_or_default();
+            format!("proxy {} listens on {} port {}{name} already", other.id, other.bind, other.port)
+        }
         Direction::Ingress => format!("proxy {} takes exactly these connections already", other.id),
     };
     Failure::new(FailureCode::Usage, what).hint(format!("remove it first with `hivectl proxy rm {}`", other.id))

@@ -11,7 +11,9 @@ use multiaddr::Multiaddr;
 use crate::{
     Change, ConnId, Core, Now, Output,
     own::Own,
+    path::GATHER,
     peers::{self, Offer, Table},
+    reach::public_ip,
     sync::{self, Answer, Improper},
 };
 
@@ -23,8 +25,6 @@ pub(crate) const SAVE: Duration = Duration::from_secs(1);
 const GO_ON: Duration = Duration::from_millis(250);
 /// Improper messages after which a connection is closed.
 const STRIKES: u32 = 3;
-/// Time in which changes of the table are gathered before paths are reviewed: a newcomer learns the table first.
-const GATHER: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests;
@@ -66,9 +66,12 @@ impl Core {
     }
 
     pub(crate) fn addresses_changed(&mut self, addresses: Vec<Multiaddr>, now: Now) {
-        let unknown = self.own.addresses.is_empty();
+        let before = self.own.direct().to_vec();
         let differs = self.own.set_addresses(addresses);
-        if unknown && differs {
+        if differs {
+            self.moved(&before, now);
+        }
+        if differs && before.is_empty() {
             self.own.located(now.mono);
         } else if self.networks.names().iter().any(|network| self.is_own_stale(network)) {
             self.own.changed(now.mono);
@@ -76,6 +79,16 @@ impl Core {
         if differs {
             self.path.retry_all(now.mono);
         }
+    }
+
+    /// What was proven of the old addresses holds only while one of those that others can dial remains.
+    fn moved(&mut self, before: &[Multiaddr], now: Now) {
+        let stays = |address: &&Multiaddr| public_ip(address).is_some() && self.own.direct().contains(address);
+        if !before.iter().any(|address| stays(&address)) {
+            self.reach.forget();
+        }
+        self.reach_changed(now);
+        self.restart_punches(now, |_| true);
     }
 
     pub(crate) fn issue_due(&mut self, now: Now) {

@@ -11,7 +11,7 @@ use hive_protocol::{
 use libp2p_identity::ed25519;
 use multiaddr::Multiaddr;
 
-use crate::{Change, Config, ConnId, Core, Event, Now, Output, Stored};
+use crate::{Change, Config, ConnId, Core, Event, Now, Output, RelayMode, Stored};
 
 pub(crate) const START: u64 = 1_760_000_000_000;
 
@@ -96,7 +96,7 @@ impl Bench {
 
     pub fn with(stored: Stored) -> Self {
         let now = Now { mono: secs(1), wall: Timestamp(START) };
-        let config = Config { key: key(0), version: "0.1.0".into(), target: "test".into() };
+        let config = Config { key: key(0), version: "0.1.0".into(), target: "test".into(), relay: RelayMode::Auto };
         let mut bench = Self { core: Core::new(config, stored, [7; 32], now), now, said: Vec::new(), next_conn: 1 };
         bench.listen();
         bench
@@ -143,10 +143,20 @@ impl Bench {
         self.connect_over(peer, dialled, false)
     }
 
+    /// A direct connection with a peer at this address.
+    pub fn connect_from(&mut self, peer: u8, dialled: bool, address: Multiaddr) -> ConnId {
+        self.connected(peer, dialled, address, false)
+    }
+
+    /// From an address of the local network, which proves nothing to others.
     pub fn connect_over(&mut self, peer: u8, dialled: bool, relayed: bool) -> ConnId {
+        self.connected(peer, dialled, format!("/ip4/10.0.0.{peer}/tcp/4180").parse().unwrap(), relayed)
+    }
+
+    fn connected(&mut self, peer: u8, dialled: bool, address: Multiaddr, relayed: bool) -> ConnId {
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
-        self.tell(Event::Connected { conn, peer: id(peer), dialled, address: address(peer), relayed });
+        self.tell(Event::Connected { conn, peer: id(peer), dialled, address, relayed });
         conn
     }
 
@@ -229,6 +239,8 @@ pub(crate) fn ingress(peer: &str) -> ProxyRequest {
         bind: None,
         host: None,
         temporary: false,
+        key_prefix: None,
+        sni: None,
     }
 }
 

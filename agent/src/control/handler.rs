@@ -9,7 +9,7 @@ use hive_protocol::{
 };
 
 use super::{
-    connect, files, logs, run,
+    connect, files, keys, logs, run,
     server::{Authority, Bytes, Control, End},
     views,
 };
@@ -30,6 +30,11 @@ impl<S: Bytes> Control<S> {
             Request::Nodes => self.nodes().await,
             Request::Proxies => self.proxies().await,
             Request::ProxyAdd(wish) => self.add_proxy(&wish).await,
+            Request::Keys => {
+                let rows = self.node.keys.list().into_iter().map(|info| self.node.acme.describe(info)).collect();
+                self.pages(rows, |rows, more| Response::Keys { rows, more }).await
+            }
+            Request::TlsObtain(wish) => self.obtain(wish).await,
             Request::Logout => self.logout().await,
             other => {
                 let answer = answer(self.node.clone(), other).await;
@@ -111,6 +116,9 @@ async fn answer(node: Handle, request: Request) -> Result<Response, Failure> {
         }
         Request::Networks => Ok(Response::Networks(node.ask(|core, now| core.networks(now)).await?)),
         Request::Status => Ok(Response::Status(views::status(node).await?)),
+        Request::KeysPut { .. } | Request::KeysRemove { .. } | Request::KeyShow { .. } => {
+            keys::answer(node, request).await
+        }
         Request::FileStat { path } => files::stat(path).await,
         Request::Metrics => {
             let metrics = Machine::this().metrics(node.started.elapsed()).await;
@@ -165,8 +173,10 @@ async fn identity(node: Handle) -> Result<Identity, Failure> {
 
 /// Binds an egress' port before the proxy exists: a port that cannot be had is an answer now, not a state later.
 async fn add_proxy(node: Handle, wish: ProxyRequest) -> Result<ProxyId, Failure> {
-    let egress = (wish.direction == Direction::Egress && wish.port != 0)
-        .then(|| SocketAddr::new(wish.bind.map_or(DEFAULT_BIND, |bind| bind.0), wish.port));
+    let address = SocketAddr::new(wish.bind.map_or(DEFAULT_BIND, |bind| bind.0), wish.port);
+    // A port that is shared by host names is bound already; whether the names differ, the core says.
+    let shared = wish.sni.is_some() && node.ask(move |core, _| core.shares_port(address.ip(), address.port())).await?;
+    let egress = (wish.direction == Direction::Egress && wish.port != 0 && !shared).then_some(address);
     if let Some(address) = egress {
         node.prepared.bind(address).map_err(|e| cannot_bind(address, &e))?;
     }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use hive_core::Core;
 use hive_protocol::{
-    ConnectionCounts, Direction, NodeId, NodeName, PathKind, Problem, ProxyInfo, ProxySpec, ProxyState, Reachability,
-    StatusInfo, message::Failure,
+    ConnectionCounts, Direction, NodeId, NodeName, PathKind, Problem, ProxyInfo, ProxySpec, ProxyState, StatusInfo,
+    message::Failure,
 };
 
 use crate::{
     VERSION,
     node::Handle,
-    tunnel::{Cause, Counted},
+    tunnel::{Cause, Counted, Failed},
 };
 
 /// A proxy and what the core knows of its peer.
@@ -35,7 +35,16 @@ pub(super) async fn proxies(node: Handle) -> Result<Vec<ProxyInfo>, Failure> {
         specs.into_iter().map(with_peer).collect::<Vec<_>>()
     };
     let known = node.ask(known).await?;
-    Ok(known.into_iter().map(|known| info(&node.tunnels.counted(known.spec.id), known)).collect())
+    Ok(known.into_iter().map(|known| info(&counted(&node, &known.spec), known)).collect())
+}
+
+/// What the tunnels count, and the error that nobody counts: a certificate that is not there.
+fn counted(node: &Handle, spec: &ProxySpec) -> Counted {
+    let counted = node.tunnels.counted(spec.id);
+    let lacking = spec.key_prefix.as_ref().filter(|prefix| node.keys.certificate(prefix).is_none());
+    let text = lacking.map(|prefix| format!("there is no certificate {prefix} with its key yet"));
+    let error = text.map(|text| Failed { cause: Cause::Certificate, text });
+    Counted { last_error: error.or(counted.last_error), ..counted }
 }
 
 fn info(counted: &Counted, Known { spec, path, name }: Known) -> ProxyInfo {
@@ -52,8 +61,9 @@ fn info(counted: &Counted, Known { spec, path, name }: Known) -> ProxyInfo {
         peer_name: name,
         peer_port: spec.remote.port,
         network: spec.remote.network,
-        tls: false,
-        key_prefix: None,
+        tls: spec.key_prefix.is_some(),
+        key_prefix: spec.key_prefix.as_ref().map(ToString::to_string),
+        sni: spec.sni,
         enabled: spec.enabled,
         temporary: spec.temporary,
         path,
@@ -83,14 +93,15 @@ fn state(spec: &ProxySpec, path: PathKind, counted: &Counted) -> ProxyState {
 pub(super) async fn status(node: Handle) -> Result<StatusInfo, Failure> {
     let asked = |core: &mut Core, now| (core.name().clone(), core.problems(now), connections(core, now));
     let (node_name, mut problems, connections) = node.ask(asked).await?;
+    let (reachability, relays) = node.ask(|core, _| (core.reachability(), core.relays())).await?;
     problems.extend(own_problems(node.clone()).await?);
     Ok(StatusInfo {
         peer_id: node.id,
         node_name,
         version: VERSION.to_owned(),
         uptime_s: node.started.elapsed().as_secs(),
-        reachability: Reachability::Unknown,
-        relays: Vec::new(),
+        reachability,
+        relays,
         connections,
         tunnels: node.tunnels.totals(),
         listening: node.listening.get().iter().take(hive_protocol::record::MAX_ADDRESSES).cloned().collect(),
@@ -116,8 +127,9 @@ async fn own_problems(node: Handle) -> Result<Vec<Problem>, Failure> {
         hint: "see the log, or choose an address with `hivectl listen`".into(),
     });
     let specs = node.ask(|core, _| core.proxies().cloned().collect::<Vec<_>>()).await?;
-    let failing = specs.iter().filter_map(|spec| failing(spec, &node.tunnels.counted(spec.id)));
-    Ok(store.into_iter().chain(deaf).chain(failing).collect())
+    let failing = specs.iter().filter_map(|spec| failing(spec, &counted(&node, spec)));
+    let renewals = node.acme.problems();
+    Ok(store.into_iter().chain(deaf).chain(renewals).chain(failing).collect())
 }
 
 fn failing(spec: &ProxySpec, counted: &Counted) -> Option<Problem> {
@@ -131,6 +143,9 @@ fn failing(spec: &ProxySpec, counted: &Counted) -> Option<Problem> {
 
 fn hint(direction: Direction, cause: Cause) -> &'static str {
     match (direction, cause) {
+        (_, Cause::Certificate) => {
+            "obtain one with `hivectl tls --hostname HOST --key-prefix PREFIX`, or store it with `hivectl create-key`"
+        }
         (_, Cause::Path) => "look at the other node: is it online?",
         (_, Cause::NoRule) => "look at the other node: has it the matching ingress, and is that enabled?",
         (Direction::Egress, Cause::Target) => "look at the other node: is the service behind its ingress running?",
@@ -142,7 +157,6 @@ fn hint(direction: Direction, cause: Cause) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tunnel::Failed;
 
     #[test]
     fn an_egress_whose_target_refuses_is_not_said_to_be_offline() {

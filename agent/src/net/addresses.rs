@@ -22,6 +22,11 @@ pub fn published(announced: &[Multiaddr], listening: &[Multiaddr]) -> Vec<Multia
     chosen
 }
 
+/// Whether an IP address is one that is routed on the Internet.
+pub fn is_public(ip: &IpAddr) -> bool {
+    !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || is_link_local(ip) || is_private(ip))
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Scope {
     Global,

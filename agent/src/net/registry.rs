@@ -42,7 +42,7 @@ pub struct Connection {
 impl Connection {
     /// Whether a relay carries it.
     pub fn relayed(&self) -> bool {
-        self.address.iter().any(|part| part == Protocol::P2pCircuit)
+        is_relayed(&self.address)
     }
 
     /// The peer's IP address, unless a relay stands between.
@@ -80,10 +80,23 @@ impl Registry {
         live.values().find(|c| c.conn == conn).cloned()
     }
 
-    fn add(&self, id: ConnectionId, peer: &PeerId, address: &Multiaddr, dialled: bool) -> Result<(), ConnectionDenied> {
+    /// The direct connection with the node at this address.
+    pub fn at(&self, address: &Multiaddr) -> Option<NodeId> {
+        let bare = without_peer(address);
+        let live = self.0.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.values().find(|c| !c.relayed() && without_peer(&c.address) == bare).map(|c| c.peer)
+    }
+
+    /// Whether there is a direct connection with this node.
+    pub fn is_direct(&self, peer: &NodeId) -> bool {
+        let live = self.0.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.values().any(|c| c.peer == *peer && !c.relayed())
+    }
+
+    fn add(&self, id: ConnectionId, peer: &PeerId, address: Multiaddr, dialled: bool) -> Result<(), ConnectionDenied> {
         let peer = NodeId::from_peer_id(peer).ok_or_else(|| ConnectionDenied::new(NotANode))?;
         let conn = ConnId(self.0.next.fetch_add(1, Ordering::Relaxed));
-        let entry = Connection { conn, id, peer, address: address.clone(), dialled };
+        let entry = Connection { conn, id, peer, address, dialled };
         self.0.live.write().unwrap_or_else(PoisonError::into_inner).insert(id, entry);
         Ok(())
     }
@@ -108,6 +121,26 @@ struct NotANode;
 /// Keeps a [`Registry`] current.
 pub struct Behaviour(pub Registry);
 
+impl Behaviour {
+    /// What comes in over a relay has the circuit in our own address. It names the relay only if this node dialled it.
+    fn inbound_circuit(&self, local: &Multiaddr) -> Multiaddr {
+        let way: Multiaddr = local.iter().take_while(|part| *part != Protocol::P2pCircuit).collect();
+        let named = way.iter().any(|part| matches!(part, Protocol::P2p(_)));
+        let relay = if named { None } else { self.0.at(&way) };
+        let way = relay.map_or(way.clone(), |relay| way.with(Protocol::P2p(relay.to_peer_id())));
+        way.with(Protocol::P2pCircuit)
+    }
+}
+
+/// Whether an address leads through a relay.
+pub fn is_relayed(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
+fn without_peer(address: &Multiaddr) -> Multiaddr {
+    address.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect()
+}
+
 impl NetworkBehaviour for Behaviour {
     type ConnectionHandler = dummy::ConnectionHandler;
     type ToSwarm = std::convert::Infallible;
@@ -116,10 +149,11 @@ impl NetworkBehaviour for Behaviour {
         &mut self,
         id: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.0.add(id, &peer, remote, false)?;
+        let address = if is_relayed(local) { self.inbound_circuit(local) } else { remote.clone() };
+        self.0.add(id, &peer, address, false)?;
         Ok(dummy::ConnectionHandler)
     }
 
@@ -131,7 +165,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.0.add(id, &peer, address, true)?;
+        self.0.add(id, &peer, address.clone(), true)?;
         Ok(dummy::ConnectionHandler)
     }
 

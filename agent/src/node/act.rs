@@ -4,10 +4,15 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use hive_core::{ConnId, Output, Routes};
 use hive_protocol::{Identity, NetworkName, NodeId, peer::PeerMessage};
+use hive_transport::quic::is_quic;
 use smol::channel::Sender;
 
-use super::{Node, Reply, handle::Registration, now};
-use crate::{exec, join, net, peers};
+use super::{Dialled, Node, Reply, handle::Registration, now};
+use crate::{
+    exec, join,
+    net::{self, Part, registry::is_relayed},
+    peers, punch,
+};
 
 impl Node {
     pub(super) fn act(&mut self, action: Output) {
@@ -15,6 +20,10 @@ impl Node {
             // Split off by `drain`, and written before.
             Output::Persist(_) => {}
             Output::Dial { peer, addresses } => self.dial(peer, addresses),
+            Output::Reserve { relay, address } => self.reserve(relay, address),
+            Output::Unreserve { relay } => self.unreserve(relay),
+            Output::ServeRelay { serving, addresses } => self.serve_relay(serving, &addresses),
+            Output::Punch { conn, addresses, speak_first } => self.punch(conn, addresses, speak_first),
             Output::Join { conn, network } => self.join(conn, network),
             Output::Send { conn, message } => self.send(conn, message),
             Output::Close { conn, reason } => self.close(conn, reason),
@@ -27,9 +36,39 @@ impl Node {
 
     fn dial(&mut self, peer: NodeId, addresses: Vec<libp2p::Multiaddr>) {
         log::debug!("dialling {peer} at {addresses:?}");
-        if let Some(failed) = net::dial(&mut self.net, peer, addresses) {
-            self.core.handle(failed, now());
+        let dialled = if addresses.iter().any(is_relayed) { Dialled::Circuit } else { Dialled::Direct };
+        let (beside, addresses) = split(addresses, dialled);
+        if !beside.is_empty() {
+            exec::spawn(self.handle.clone().dial_later(peer, beside)).detach();
         }
+        match net::dial(&mut self.net, peer, addresses) {
+            Ok(id) => drop(self.dials.insert(id, dialled)),
+            Err(error) => self.dial_ended(peer, dialled, &error),
+        }
+    }
+
+    /// The addresses of a dial that were left for later, if none of the first has led to the peer.
+    pub(super) fn dial_beside(&mut self, peer: NodeId, addresses: Vec<libp2p::Multiaddr>) -> Reply {
+        if !self.handle.registry.is_direct(&peer)
+            && let Ok(id) = net::dial(&mut self.net, peer, addresses)
+        {
+            self.dials.insert(id, Dialled::Beside);
+        }
+        Reply::none()
+    }
+
+    fn punch(&self, conn: ConnId, addresses: Vec<libp2p::Multiaddr>, speak_first: bool) {
+        if let Some(connection) = self.handle.registry.by_conn(conn) {
+            exec::spawn(punch::initiate(self.handle.clone(), connection, addresses, speak_first)).detach();
+        }
+    }
+
+    pub(super) fn dial_through_hole(&mut self, peer: NodeId, addresses: Vec<libp2p::Multiaddr>, part: Part) -> Reply {
+        match net::punch(&mut self.net, peer, addresses, part) {
+            Ok(id) => drop(self.dials.insert(id, Dialled::Punch)),
+            Err(error) => self.dial_ended(peer, Dialled::Punch, &error),
+        }
+        Reply::none()
     }
 
     fn join(&self, conn: ConnId, network: NetworkName) {
@@ -39,17 +78,22 @@ impl Node {
     }
 
     fn send(&mut self, conn: ConnId, message: PeerMessage) {
-        let Some(connection) = self.handle.registry.by_conn(conn) else { return };
+        let Some(writer) = self.writer(conn) else { return };
+        if writer.try_send(message).is_err() {
+            // Nothing is lost for good: the next comparison of tables finds what is missing.
+            log::debug!("connection #{} is too slow for table sync, a message is dropped", conn.0);
+        }
+    }
+
+    /// The task that writes table sync to a connection, started if there is none.
+    fn writer(&mut self, conn: ConnId) -> Option<&Sender<PeerMessage>> {
+        let connection = self.handle.registry.by_conn(conn)?;
         // A writer that found no stream has ended: the connection was no member's then, and may be one's now.
         if self.writers.get(&conn).is_some_and(Sender::is_closed) {
             self.writers.remove(&conn);
         }
         let streams = &self.handle.streams;
-        let writer = self.writers.entry(conn).or_insert_with(|| peers::writer(streams.clone(), connection.id));
-        if writer.try_send(message).is_err() {
-            // Nothing is lost for good: the next comparison of tables finds what is missing.
-            log::debug!("connection #{} is too slow for table sync, a message is dropped", conn.0);
-        }
+        Some(self.writers.entry(conn).or_insert_with(|| peers::writer(streams.clone(), connection.id)))
     }
 
     fn close(&mut self, conn: ConnId, reason: &str) {
@@ -70,18 +114,21 @@ impl Node {
         self.handle.routes.set(routes.clone());
         self.handle.tunnels.enforce(&routes);
         self.handle.tunnels.keep_only(&self.core.proxies().map(|spec| spec.id).collect());
-        self.expel_former_members(&routes);
+        self.follow_members(&routes);
     }
 
-    /// A connection that was a member's and is not any more opens no further member streams. One that was just admitted
-    /// and that the core has yet to hear of is left alone.
-    fn expel_former_members(&mut self, routes: &Arc<Routes>) {
+    /// A connection that was a member's and is not any more opens no further member streams; a new member's gets its
+    /// writer. One that was just admitted and that the core has yet to hear of is left alone.
+    fn follow_members(&mut self, routes: &Arc<Routes>) {
         let members: BTreeSet<ConnId> =
             self.handle.registry.conns().into_iter().filter(|conn| routes.is_member(*conn)).collect();
         for former in self.members.difference(&members) {
             if let Some(connection) = self.handle.registry.by_conn(*former) {
                 self.handle.streams.expel(connection.id);
             }
+        }
+        for new in members.difference(&self.members.clone()) {
+            self.writer(*new);
         }
         self.members = members;
     }
@@ -99,5 +146,15 @@ impl Node {
             // Who asked may have gone away meanwhile.
             let _ = waiting.try_send(result.clone());
         }
+    }
+}
+
+/// What of a direct dial is left for a moment later: QUIC where there is TCP, too. It costs 1.6 times the CPU for each
+/// byte, so it is for those whom TCP does not lead to.
+fn split(addresses: Vec<libp2p::Multiaddr>, dialled: Dialled) -> (Vec<libp2p::Multiaddr>, Vec<libp2p::Multiaddr>) {
+    let (quic, tcp): (Vec<_>, Vec<_>) = addresses.into_iter().partition(is_quic);
+    match dialled {
+        Dialled::Direct if !tcp.is_empty() => (quic, tcp),
+        _ => (Vec::new(), tcp.into_iter().chain(quic).collect()),
     }
 }

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_io::Timer;
 use hive_core::{ConnId, Core, Event, Now, Purpose, Routes, Source};
 use hive_protocol::{
     Identity, NetworkName, NodeId, NodeName,
@@ -16,15 +17,21 @@ use libp2p::Multiaddr;
 use smol::channel::{self, Sender};
 
 use crate::{
+    acme::{Acme, answers::Answers},
     control::Sessions,
+    keys::Keys,
     net::{
-        Handles,
+        Handles, Part,
         registry::{Connection, Registry},
     },
+    store::{Store, StoreError},
     time::within,
-    tunnel::{Tunnels, listen::Prepared},
+    tunnel::{Tunnels, listen::Prepared, tls::Termination},
     watched::Watched,
 };
+
+/// The head start of the first addresses of a dial (RFC 8305, section 5).
+const BESIDE: Duration = Duration::from_millis(250);
 
 /// How a registration ended: the node's name and the number of members known, or why not.
 pub type Registration = Result<(NodeName, u32), Failure>;
@@ -42,6 +49,10 @@ pub enum Input {
     Call(Call),
     /// Register a node; answered when the core says how it ended.
     Register { identity: Identity, network: NetworkName, reply: Sender<Registration> },
+    /// Dial through a hole that the peer punches now.
+    Punch { peer: NodeId, addresses: Vec<Multiaddr>, part: Part },
+    /// Dial also at these addresses.
+    DialBeside { peer: NodeId, addresses: Vec<Multiaddr> },
     /// Listen on these addresses from now on.
     Listen { addresses: Vec<Multiaddr>, reply: Sender<Result<(), Failure>> },
     /// End the loop; the sender is dropped when it has.
@@ -93,6 +104,22 @@ impl From<NotStored> for Failure {
     }
 }
 
+/// What TLS is served with.
+pub struct Tls {
+    keys: Arc<Keys>,
+    acme: Arc<Acme>,
+    answers: Arc<Answers>,
+}
+
+impl Tls {
+    /// Takes up what is stored.
+    pub fn load(store: &Arc<Store>) -> Result<Self, StoreError> {
+        let answers = Arc::<Answers>::default();
+        let keys = Arc::new(Keys::load(store.clone())?);
+        Ok(Self { keys, acme: Arc::new(Acme::load(store.clone(), answers.clone())?), answers })
+    }
+}
+
 /// A handle on a running node. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle(Arc<Shared>);
@@ -117,6 +144,12 @@ pub struct Shared {
     pub sessions: Arc<Sessions>,
     /// Addresses this node listens on.
     pub listening: Watched<Vec<Multiaddr>>,
+    /// TLS ends here, for proxies that say so.
+    pub termination: Termination,
+    /// The key store.
+    pub keys: Arc<Keys>,
+    /// The certificates that renew themselves.
+    pub acme: Arc<Acme>,
     inbox: Sender<Input>,
     store_problem: Mutex<Option<String>>,
 }
@@ -130,7 +163,9 @@ impl std::ops::Deref for Handle {
 }
 
 impl Handle {
-    pub(super) fn new(core: &Core, inbox: Sender<Input>, Handles { streams, registry }: Handles) -> Self {
+    pub(super) fn new(core: &Core, inbox: Sender<Input>, handles: Handles, tls: Tls) -> Self {
+        let Handles { streams, registry } = handles;
+        let Tls { keys, acme, answers } = tls;
         Self(Arc::new(Shared {
             id: core.id(),
             started: Instant::now(),
@@ -141,6 +176,9 @@ impl Handle {
             prepared: Prepared::default(),
             sessions: Arc::default(),
             listening: Watched::new(Arc::default()),
+            termination: Termination::new(keys.clone(), answers),
+            keys,
+            acme,
             inbox,
             store_problem: Mutex::new(None),
         }))
@@ -182,6 +220,17 @@ impl Handle {
     pub async fn event(&self, event: Event) {
         // When the loop has ended nobody needs to know any more.
         let _ = self.inbox.send(Input::Event(event)).await;
+    }
+
+    /// Dials through a hole that the peer punches at this moment.
+    pub async fn punch(&self, peer: NodeId, addresses: Vec<Multiaddr>, part: Part) {
+        let _ = self.inbox.send(Input::Punch { peer, addresses, part }).await;
+    }
+
+    /// Dials also at these addresses, a moment from now, if there is no direct connection by then.
+    pub async fn dial_later(self, peer: NodeId, addresses: Vec<Multiaddr>) {
+        Timer::after(BESIDE).await;
+        let _ = self.inbox.send(Input::DialBeside { peer, addresses }).await;
     }
 
     /// Registers a node and waits for the outcome.

@@ -21,7 +21,7 @@ use crate::{
     time::within,
 };
 
-/// Default port of a hive node, TCP and later UDP.
+/// Default port of a hive node, TCP and UDP.
 pub const DEFAULT_PORT: u16 = 4180;
 /// How long listeners may take to tell their addresses; the kernel answers in milliseconds.
 const FIRST_ADDRESSES: Duration = Duration::from_secs(2);
@@ -82,13 +82,21 @@ impl Ports {
     /// The address with its kept port, if it asks for any.
     fn apply(&self, asked: &Multiaddr) -> Multiaddr {
         let Some(port) = self.0.get(&asked.to_string()) else { return asked.clone() };
-        asked.iter().map(|part| if part == Protocol::Tcp(0) { Protocol::Tcp(*port) } else { part }).collect()
+        let keep = |part| match part {
+            Protocol::Tcp(0) => Protocol::Tcp(*port),
+            Protocol::Udp(0) => Protocol::Udp(*port),
+            other => other,
+        };
+        asked.iter().map(keep).collect()
     }
 
     /// Learns the port that a listener got; true if that is news.
     fn learn(&mut self, asked: &Multiaddr, got: &Multiaddr) -> bool {
-        let any = asked.iter().any(|part| part == Protocol::Tcp(0));
-        let port = got.iter().find_map(|part| if let Protocol::Tcp(port) = part { Some(port) } else { None });
+        let any = asked.iter().any(|part| matches!(part, Protocol::Tcp(0) | Protocol::Udp(0)));
+        let port = got.iter().find_map(|part| match part {
+            Protocol::Tcp(port) | Protocol::Udp(port) => Some(port),
+            _ => None,
+        });
         let Some(port) = port.filter(|_| any) else { return false };
         self.0.insert(asked.to_string(), port) != Some(port)
     }
@@ -167,6 +175,7 @@ impl Node {
                     listener.addresses.retain(|known| *known != address);
                 }
             }
+            SwarmEvent::ListenerClosed { listener_id, .. } if self.reservation_closed(listener_id) => return,
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
                 if let (Some(listener), Err(e)) = (self.listeners.live.remove(&key(listener_id)), reason) {
                     log::error!("no longer listening on {}: {e}", listener.asked);

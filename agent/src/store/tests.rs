@@ -77,6 +77,8 @@ fn proxy() -> ProxySpec {
         remote: Remote { network: "lab".parse().unwrap(), node, port: 80 },
         enabled: true,
         temporary: false,
+        key_prefix: None,
+        sni: None,
     }
 }
 
@@ -157,4 +159,16 @@ fn state_of_a_newer_agent_is_left_alone() {
     let scratch = Scratch::new("newer");
     Store::open(scratch.path()).unwrap().put("schema", &(SCHEMA + 1)).unwrap();
     assert!(matches!(Store::open(scratch.path()), Err(StoreError::Newer { found, .. }) if found == SCHEMA + 1));
+}
+
+/// 32-bit boards, too, outlive 2038 and 2106, and carry more than 4 GiB.
+#[test]
+fn times_and_numbers_beyond_32_bits_are_kept() {
+    let scratch = Scratch::new("wide");
+    let late = Timestamp(u64::from(u32::MAX) + 7);
+    let session = StoredSession { key: [8; 32], user: "admin".into(), created: late, expires: late, last_used: late };
+    let next = u64::from(u32::MAX) + 9;
+    Store::open(scratch.path()).unwrap().commit(&[Change::Session(session.clone()), Change::NextProxy(next)]).unwrap();
+    let (stored, skipped) = Store::open(scratch.path()).unwrap().load(name()).unwrap();
+    assert_eq!((stored.sessions, stored.next_proxy, skipped), (vec![session], next, vec![]));
 }

@@ -9,20 +9,25 @@ use std::{
 use async_io::Async;
 use futures::AsyncReadExt;
 use hive_protocol::{
-    ProxySpec,
+    KeyPrefix, ProxySpec,
     tunnel::{Kind, Open, Refusal, RefuseReason},
 };
 use hive_transport::streams::Stream;
+use smol::future::or;
 
 use super::{
     Cause, Counters,
     carrier::{self, CarrierError},
     copy::{self, Broken, Peer},
+    pair::{Cut, Inner},
+    tls::{self, TlsError},
 };
-use crate::{net::registry::Connection, node::Handle, time::within};
+use crate::{exec, net::registry::Connection, node::Handle, time::within};
 
 /// From the stream's opening to its OPEN frame.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// From a join that the peer has finished to this node's having heard of it.
+const JOIN_LAG: Duration = Duration::from_secs(2);
 /// For connecting to the target.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tunnelled connections of the node at once.
@@ -35,6 +40,7 @@ pub async fn serve(node: Handle, connection: Connection, mut stream: Stream) {
     let Some(Ok(open)) = within(OPEN_TIMEOUT, read_open(&mut stream)).await else {
         return log::debug!("a stream from {} did not open", connection.peer);
     };
+    await_join(&node, &connection, &open).await;
     match admit(&node, &connection, &open) {
         Ok(spec) => carry(&node, &connection, &spec, stream).await,
         Err(refusal) => {
@@ -48,6 +54,14 @@ pub async fn serve(node: Handle, connection: Connection, mut stream: Stream) {
             refuse(&mut stream, &refusal).await;
         }
     }
+}
+
+/// The peer counts a connection as joined once its last message of the join has left, and may open streams at once; this
+/// node's loop hears of it a moment later.
+async fn await_join(node: &Handle, connection: &Connection, open: &Open) {
+    let joined = node.routes.wait_for(|routes| routes.joined(connection.conn, &open.network).then_some(()));
+    // Without an answer the stream is judged as it is: refused.
+    let _ = within(JOIN_LAG, joined).await;
 }
 
 async fn read_open(stream: &mut Stream) -> Result<Open, CarrierError> {
@@ -73,19 +87,44 @@ async fn carry(node: &Handle, connection: &Connection, spec: &ProxySpec, mut str
     if !node.routes.get().allows(spec.id, connection.conn) {
         return;
     }
-    let local = match connect(&spec.host, spec.port).await {
-        Ok(local) => local,
+    let (local, cut) = match target(node, spec, &counters).await {
+        Ok(target) => target,
         Err(text) => {
             counters.failed(Cause::Target, &text);
             return refuse(&mut stream, &Refusal { reason: RefuseReason::Target, text }).await;
         }
     };
     counters.succeeded();
-    if let Err(broken) = pump(stream, local, &counters, entry.ended()).await {
+    if let Err(broken) = pump(stream, local, &counters, or(entry.ended(), cut.happened())).await {
         log::debug!("proxy {}: {broken}", spec.id);
         if let Some(cause) = broken.cause() {
             counters.failed(cause, broken.to_string());
         }
+    }
+}
+
+/// What an admitted stream leads to: the target itself, or TLS that ends here and leads there.
+async fn target(node: &Handle, spec: &ProxySpec, counters: &Arc<Counters>) -> Result<(Async<TcpStream>, Cut), String> {
+    let Some(prefix) = spec.key_prefix.clone() else {
+        return Ok((connect(&spec.host, spec.port).await?, Cut::never()));
+    };
+    let (outer, inner) = tls::pair()?;
+    let (node, spec, counters) = (node.clone(), spec.clone(), counters.clone());
+    exec::spawn(terminated(node, spec, prefix, inner, counters)).detach();
+    Ok((outer.socket, outer.cut))
+}
+
+/// The client's TLS ends here; what it held goes to the target, which is connected once there is something to tell it.
+async fn terminated(node: Handle, spec: ProxySpec, prefix: KeyPrefix, client: Inner, counters: Arc<Counters>) {
+    let (host, port) = (spec.host.clone(), spec.port);
+    let connect: tls::Connect = Box::new(move || {
+        let host = host.clone();
+        Box::pin(async move { connect(&host, port).await.map(Inner::from) })
+    });
+    match node.termination.serve((spec.id, &prefix), client, connect).await {
+        Err(TlsError::Behind(why)) => counters.failed(Cause::Target, why),
+        Err(e) => log::debug!("proxy {}: {e}", spec.id),
+        Ok(()) => {}
     }
 }
 

@@ -1,7 +1,8 @@
 //! Egress: listening for local connections and opening a stream for each.
 //!
-//! One task per enabled egress proxy; [`Listeners`] starts and stops them as the routes change. A port that cannot be
-//! bound is tried again, so a proxy recovers when the other program goes away.
+//! One task per port; [`Listeners`] starts and stops them as the routes change. Proxies that differ by the host name of
+//! their TLS clients share one ([`sni`]). A port that cannot be bound is tried again, so a proxy recovers when the other
+//! program goes away.
 
 use std::{
     collections::BTreeMap,
@@ -15,20 +16,22 @@ use async_io::{Async, Timer};
 use futures::AsyncReadExt;
 use hive_core::Routes;
 use hive_protocol::{
-    Direction, ProxyId, ProxySpec, TUNNEL_PROTOCOL,
+    Direction, KeyPrefix, ProxySpec, TUNNEL_PROTOCOL,
     tunnel::{Kind, Open},
 };
 use hive_transport::streams::Stream;
 use libp2p::StreamProtocol;
-use smol::Task;
+use smol::{Task, future::or};
 
 use super::{
-    Cause, Counters,
+    Cause,
     accept::{Acceptor, Place},
     carrier,
     copy::{self, Peer},
+    pair::Cut,
+    sni, tls,
 };
-use crate::{exec, net::registry::Connection, node::Handle, random};
+use crate::{exec, net::registry::Connection, node::Handle, random, watched::Watched};
 
 /// How long a local connection waits for its peer to be connected.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -44,8 +47,11 @@ const MAX_CONNECTIONS: usize = 4096;
 /// The running egress listeners of a node.
 #[derive(Default)]
 pub struct Listeners {
-    running: BTreeMap<ProxyId, (Arc<ProxySpec>, Task<()>)>,
+    running: BTreeMap<SocketAddr, (Arc<Watched<Group>>, Task<()>)>,
 }
+
+/// The proxies on one port: one, or several with host names.
+type Group = Vec<Arc<ProxySpec>>;
 
 /// Sockets bound before their proxy existed, so that a port that is taken is an answer and not a later surprise.
 #[derive(Clone, Default)]
@@ -79,15 +85,20 @@ pub async fn keep(node: Handle) {
 
 impl Listeners {
     fn follow(&mut self, node: &Handle, routes: &Routes) {
-        let wanted = |spec: &Arc<ProxySpec>| spec.direction == Direction::Egress;
-        let egress: BTreeMap<ProxyId, &Arc<ProxySpec>> =
-            routes.proxies.iter().filter(|spec| wanted(spec)).map(|spec| (spec.id, spec)).collect();
-        self.running.retain(|id, (spec, _)| egress.get(id).is_some_and(|now| **now == *spec));
-        for (id, spec) in egress {
-            self.running.entry(id).or_insert_with(|| {
-                let socket = node.prepared.take(address(spec));
-                (spec.clone(), exec::spawn(listen(node.clone(), spec.clone(), socket)))
-            });
+        let mut groups: BTreeMap<SocketAddr, Group> = BTreeMap::new();
+        for spec in routes.proxies.iter().filter(|spec| spec.direction == Direction::Egress) {
+            groups.entry(address(spec)).or_default().push(spec.clone());
+        }
+        self.running.retain(|address, _| groups.contains_key(address));
+        for (address, group) in groups {
+            let group = Arc::new(group);
+            if let Some((running, _)) = self.running.get(&address) {
+                running.set(group);
+                continue;
+            }
+            let (group, socket) = (Arc::new(Watched::new(group)), node.prepared.take(address));
+            let task = exec::spawn(listen(node.clone(), address, group.clone(), socket));
+            self.running.insert(address, (group, task));
         }
     }
 }
@@ -97,18 +108,17 @@ pub fn address(spec: &ProxySpec) -> SocketAddr {
     SocketAddr::new(spec.bind, spec.port)
 }
 
-async fn listen(node: Handle, spec: Arc<ProxySpec>, prepared: Option<Async<TcpListener>>) {
-    let counters = node.tunnels.counters(spec.id);
+async fn listen(node: Handle, address: SocketAddr, group: Arc<Watched<Group>>, prepared: Option<Async<TcpListener>>) {
     let socket = match prepared {
         Some(socket) => socket,
-        None => bind(address(&spec), &counters).await,
+        None => bind(&node, address, &group).await,
     };
-    counters.listening(None);
-    log::info!("proxy {}: listening on {} for {}", spec.id, address(&spec), spec.remote.node);
-    let mut acceptor = Acceptor::new(socket, format!("proxy {}", spec.id), MAX_CONNECTIONS);
+    tell(&node, &group, None);
+    log::info!("listening on {address} for {}", names(&group.get()));
+    let mut acceptor = Acceptor::new(socket, address.to_string(), MAX_CONNECTIONS);
     loop {
         let (local, place) = acceptor.next().await;
-        exec::spawn(connection(node.clone(), spec.clone(), local, place)).detach();
+        exec::spawn(accepted(node.clone(), group.get(), local, place)).detach();
     }
 }
 
@@ -120,8 +130,19 @@ fn open_port(address: SocketAddr) -> io::Result<Async<TcpListener>> {
     Ok(socket)
 }
 
+/// Lets all proxies on a port know whether it is listened on.
+fn tell(node: &Handle, group: &Watched<Group>, problem: Option<&str>) {
+    for spec in group.get().iter() {
+        node.tunnels.counters(spec.id).listening(problem.map(str::to_owned));
+    }
+}
+
+fn names(group: &[Arc<ProxySpec>]) -> String {
+    group.iter().map(|spec| format!("proxy {}", spec.id)).collect::<Vec<_>>().join(", ")
+}
+
 /// Binds, however long it takes.
-async fn bind(address: SocketAddr, counters: &Counters) -> Async<TcpListener> {
+async fn bind(node: &Handle, address: SocketAddr, group: &Watched<Group>) -> Async<TcpListener> {
     let mut told = false;
     loop {
         match open_port(address) {
@@ -130,19 +151,50 @@ async fn bind(address: SocketAddr, counters: &Counters) -> Async<TcpListener> {
                 if !std::mem::replace(&mut told, true) {
                     log::warn!("cannot listen on {address}, will try again: {e}");
                 }
-                counters.listening(Some(format!("cannot listen on {address}: {e}")));
+                tell(node, group, Some(&format!("cannot listen on {address}: {e}")));
                 Timer::after(RETRY_BIND).await;
             }
         }
     }
 }
 
-/// One local connection, from its acceptance to its end.
-async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Async<TcpStream>, _place: Place) {
-    let counters = node.tunnels.counters(spec.id);
+/// A connection from outside: to the proxy it is for, through TLS where that ends here.
+async fn accepted(node: Handle, group: Arc<Group>, local: Async<TcpStream>, _place: Place) {
     if let Err(e) = local.get_ref().set_nodelay(true) {
         log::debug!("no TCP_NODELAY: {e}");
     }
+    let spec = match group.as_slice() {
+        [only] if only.sni.is_none() => only.clone(),
+        several => match sni::route(&local, several).await {
+            Ok(spec) => spec,
+            Err(e) => return log::debug!("{}: {e}", names(several)),
+        },
+    };
+    match &spec.key_prefix {
+        Some(prefix) => terminated(&node, &spec, prefix, local).await,
+        None => connection(node, spec, local, Cut::never()).await,
+    }
+}
+
+/// TLS ends here: what it held goes on as a connection of its own.
+async fn terminated(node: &Handle, spec: &Arc<ProxySpec>, prefix: &KeyPrefix, client: Async<TcpStream>) {
+    let onward = (node.clone(), spec.clone());
+    let connect: tls::Connect = Box::new(move || {
+        let (node, spec) = onward.clone();
+        let opened = tls::pair().map(|(outer, inner)| {
+            exec::spawn(connection(node, spec, outer.socket, outer.cut)).detach();
+            inner
+        });
+        Box::pin(std::future::ready(opened))
+    });
+    if let Err(e) = node.termination.serve((spec.id, prefix), client.into(), connect).await {
+        log::debug!("proxy {}: {e}", spec.id);
+    }
+}
+
+/// One connection to carry, from its acceptance to its end. `cut` tells that its other end was aborted.
+async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Async<TcpStream>, cut: Cut) {
+    let counters = node.tunnels.counters(spec.id);
     let (connection, stream) = match open(&node, &spec).await {
         Ok(opened) => opened,
         Err(why) => {
@@ -155,10 +207,14 @@ async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Async<TcpStream>,
     if !node.routes.get().allows(spec.id, connection.conn) {
         return copy::abort(&local);
     }
-    if let Err(broken) = copy::run(local, stream.split(), &counters, entry.ended(), Peer::Asked).await {
-        log::debug!("proxy {}: {broken}", spec.id);
-        if let Some(cause) = broken.cause() {
-            counters.failed(cause, broken.to_string());
+    let ended = or(entry.ended(), cut.happened());
+    match copy::run(local, stream.split(), &counters, ended, Peer::Asked).await {
+        Ok(()) => cut.regular(),
+        Err(broken) => {
+            log::debug!("proxy {}: {broken}", spec.id);
+            if let Some(cause) = broken.cause() {
+                counters.failed(cause, broken.to_string());
+            }
         }
     }
 }

@@ -30,12 +30,20 @@ const MAX_NAME: usize = 253;
 /// Resolves names for the transport inside.
 pub struct Transport<T> {
     inner: Arc<Mutex<T>>,
+    /// Which addresses behind names are for `inner`.
+    takes: fn(&Multiaddr) -> bool,
 }
 
 impl<T> Transport<T> {
     /// Puts name resolution in front of `inner`.
     pub fn new(inner: T) -> Self {
-        Self { inner: Arc::new(Mutex::new(inner)) }
+        Self::with(inner, |_| true)
+    }
+
+    /// The same where several transports stand side by side: names are resolved for those addresses alone that `takes`
+    /// says are for `inner`.
+    pub fn with(inner: T, takes: fn(&Multiaddr) -> bool) -> Self {
+        Self { inner: Arc::new(Mutex::new(inner)), takes }
     }
 }
 
@@ -61,6 +69,7 @@ where
     fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
         match Target::of(&addr) {
             None => Ok(Box::pin(lock(&self.inner).dial(addr, opts)?)),
+            Some(_) if !(self.takes)(&addr) => Err(TransportError::MultiaddrNotSupported(addr)),
             Some(target) => Ok(Box::pin(dial_by_name(self.inner.clone(), target, opts))),
         }
     }

@@ -10,8 +10,9 @@
 //! | [`upgrade`] | the whole transport and the [`Swarm`](libp2p::Swarm): start here |
 //! | [`streams`] | opening and accepting streams, member and stranger protocols |
 //! | [`limits`] | how many connections, from whom |
+//! | [`relay`] | carrying members' connections for members |
 //! | [`tls`] | the libp2p TLS 1.3 handshake on rustls and ring |
-//! | [`tcp`], [`dns`] | sockets and names |
+//! | [`tcp`], [`quic`], [`dns`] | sockets and names |
 //! | [`files`] | a file that arrives: resumed, checked, put in its place |
 //! | [`window`] | credit for several byte streams on one |
 //!
@@ -21,11 +22,14 @@
 mod batch;
 pub mod dns;
 pub mod files;
+mod interfaces;
 pub mod limits;
+pub mod quic;
+pub mod relay;
 pub mod streams;
 pub mod tcp;
 pub mod tls;
 pub mod upgrade;
 pub mod window;
 
-pub use upgrade::{Error, Options, Security, Upgrades, swarm, swarm_over, transport};
+pub use upgrade::{Error, Options, Security, Upgrades, swarm, swarm_over, transport, transport_beside};

@@ -21,6 +21,7 @@ use futures::channel::mpsc;
 use libp2p::{PeerId, StreamProtocol, swarm::ConnectionId};
 
 pub use behaviour::Behaviour;
+pub(crate) use control::Admission;
 pub use control::{Control, OpenError};
 pub use stream::Stream;
 

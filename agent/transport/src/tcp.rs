@@ -6,9 +6,8 @@
 //! names ([`crate::dns`]) and never looks at the bytes.
 
 mod address;
-mod interfaces;
 mod listener;
-mod socket;
+pub(crate) mod socket;
 
 use std::{
     collections::VecDeque,

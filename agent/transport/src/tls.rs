@@ -19,8 +19,12 @@ use libp2p::{
     identity::Keypair,
 };
 use rustls::{
-    CipherSuite, ClientConfig, CommonState, ServerConfig, SupportedCipherSuite, client::Resumption,
-    crypto::CryptoProvider, pki_types::ServerName, server::NoServerSessionStorage, sign::SingleCertAndKey,
+    CipherSuite, ClientConfig, CommonState, ServerConfig, SupportedCipherSuite,
+    client::Resumption,
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, ServerName},
+    server::NoServerSessionStorage,
+    sign::SingleCertAndKey,
     version::TLS13,
 };
 
@@ -134,6 +138,15 @@ pub fn authenticated(session: &CommonState) -> Result<PeerId, Error> {
         return Err(Error::NotLibp2p);
     }
     let certificates = session.peer_certificates().unwrap_or_default();
+    let leaf = certificates.first().ok_or(Invalid::Chain)?;
+    Ok(certificate::peer_id(leaf)?)
+}
+
+/// The same of a QUIC connection, which shows the certificates alone.
+///
+/// # Errors
+/// If they do not begin with a valid one (never after [`Config`]'s own verification).
+pub(crate) fn peer_of(certificates: &[CertificateDer<'_>]) -> Result<PeerId, Error> {
     let leaf = certificates.first().ok_or(Invalid::Chain)?;
     Ok(certificate::peer_id(leaf)?)
 }

@@ -25,7 +25,7 @@ use libp2p::{
 
 use crate::{
     batch::{Gather, ReadAhead},
-    dns, tcp, tls,
+    dns, quic, tcp, tls,
 };
 
 /// Inbound streams of one connection that may negotiate at once: a burst of 512, twice.
@@ -130,12 +130,37 @@ impl Upgrades {
     }
 }
 
-/// Names, TCP, security and multiplexing.
+/// Names, QUIC and TCP, security and multiplexing.
 ///
 /// # Errors
 /// See [`Upgrades::new`].
 pub fn transport(identity: &Keypair, options: &Options) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Error> {
-    Ok(Upgrades::new(identity, options)?.apply(dns::Transport::new(tcp::Transport::new())))
+    let quic = dns::Transport::with(quic::Transport::new(identity, options)?, quic::is_quic);
+    let quic = quic.map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
+    let tcp = dns::Transport::with(tcp::Transport::new(), |addr| !quic::is_quic(addr));
+    let tcp = Upgrades::new(identity, options)?.apply(tcp);
+    Ok(quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed())
+}
+
+/// The same beside another raw transport, which is asked first: a relay client's, which takes only circuits.
+///
+/// # Errors
+/// See [`Upgrades::new`].
+pub fn transport_beside<T>(
+    raw: T,
+    identity: &Keypair,
+    options: &Options,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Error>
+where
+    T: Transport + Send + Unpin + 'static,
+    T::Output: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    T::Error: Send + Sync + 'static,
+    T::Dial: Send + 'static,
+    T::ListenerUpgrade: Send + 'static,
+{
+    let circuits = Upgrades::new(identity, options)?.apply(raw);
+    let direct = transport(identity, options)?;
+    Ok(circuits.or_transport(direct).map(|either, _| either.into_inner()).boxed())
 }
 
 /// A swarm over [`transport`], driven by whoever polls it; its connections run on [`Options::executor`].
@@ -167,6 +192,9 @@ pub enum Error {
     /// TLS failed.
     #[error(transparent)]
     Tls(#[from] tls::Error),
+    /// QUIC cannot be set up.
+    #[error("cannot prepare QUIC")]
+    Quic(#[from] quic::ConfigError),
     /// Noise failed.
     #[error("Noise handshake failed")]
     Noise(#[from] noise::Error),

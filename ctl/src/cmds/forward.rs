@@ -91,6 +91,8 @@ fn ingress(args: &Forward, from: NodeId) -> ProxyRequest {
         bind: None,
         host: args.host.clone(),
         temporary: false,
+        key_prefix: None,
+        sni: None,
     }
 }
 
@@ -105,6 +107,8 @@ fn egress(args: &Forward, to: NodeId) -> ProxyRequest {
         bind: args.bind.map(BindAddr),
         host: None,
         temporary: false,
+        key_prefix: None,
+        sni: None,
     }
 }
 

@@ -60,6 +60,9 @@ fn table(nodes: &[NodeInfo], long: bool, now: Timestamp) -> Table {
     let mut table = Table::new(&header);
     for node in nodes {
         table.row(cells(node, now).into_iter().chain(long.then(|| Cell::from(&node.target))));
+        if let Some(why) = &node.why_relayed {
+            table.note(1, Cell::new(relayed(node, why, nodes), Style::Dim));
+        }
         for address in node.addresses.iter().filter(|_| long) {
             table.note(1, Cell::new(address.to_string(), Style::Dim));
         }
@@ -78,6 +81,13 @@ fn cells(node: &NodeInfo, now: Timestamp) -> [Cell; 7] {
         node.network.to_string().into(),
         (&node.version).into(),
     ]
+}
+
+/// By which node a path is relayed, and why it is not direct.
+fn relayed(node: &NodeInfo, why: &str, nodes: &[NodeInfo]) -> String {
+    let named = |id| nodes.iter().find(|other| other.peer_id == id).map(|other| other.node_name.to_string());
+    let relay = node.relay.map(|id| named(id).unwrap_or_else(|| id.to_string()));
+    relay.map_or_else(|| why.to_owned(), |relay| format!("over {relay}: {why}"))
 }
 
 /// How it is reached, in a word or two; a node without a path is either idle or away.
@@ -117,6 +127,8 @@ mod tests {
             addresses: vec!["/ip4/192.0.2.7/tcp/4180".parse().unwrap()],
             version: "0.1.0".into(),
             target: "x86_64-unknown-linux-gnu".into(),
+            relay: None,
+            why_relayed: None,
         }
     }
 

@@ -11,7 +11,7 @@ use futures::{
     future::{self, Either},
 };
 use hive_protocol::{
-    Direction, ProxyId, ProxyKind,
+    Direction, HostPattern, KeyPrefix, ProxyId, ProxyKind,
     message::{BindAddr, ProxyRequest, Request},
 };
 use serde_json::json;
@@ -32,6 +32,8 @@ node_verb! {
         help_triggers("-h", "--help", "help"),
         example = "{command_name} --node gpu --direction ingress --origin laptop:8080 --port 11434\n\
                    {command_name} --direction egress --target gpu:11434 --port 8080\n\
+                   {command_name} --direction egress --target shed:443 --port 443 --bind 0.0.0.0 --sni shed.example.org\n\
+                   {command_name} --direction ingress --origin gate:443 --port 8080 --tls true --key-prefix web\n\
                    {command_name} ls",
         note = "A tunnel has two sides: an egress listens on its node and sends to the target port of a peer; there an \
                 ingress lets exactly that peer and port in and connects to its own port. `hivectl forward` adds both."
@@ -61,15 +63,15 @@ node_verb! {
         /// what it carries: tcp
         #[argh(option)]
         pub kind: Option<String>,
-        /// whether an ingress ends TLS: false
+        /// whether TLS is terminated here: bytes go on decrypted (default: false)
         #[argh(option, arg_name = "bool")]
         pub tls: Option<bool>,
-        /// certificate of --tls: not in this version
+        /// with --tls true: the certificate, by what its names in the key store begin with
         #[argh(option, arg_name = "prefix")]
-        pub key_prefix: Option<String>,
-        /// host name that an egress asks for: not in this version
+        pub key_prefix: Option<KeyPrefix>,
+        /// egress: take only TLS connections to this host (*. for one label), so that several share a port
         #[argh(option, arg_name = "host")]
-        pub sni: Option<String>,
+        pub sni: Option<HostPattern>,
         /// add one if no verb is given
         #[argh(subcommand)]
         pub verb: Option<ProxyVerb>,
@@ -208,6 +210,8 @@ fn request(args: &Proxy) -> Result<ProxyRequest> {
         bind: args.bind.map(BindAddr),
         host: args.host.clone(),
         temporary: args.temporary,
+        key_prefix: key_prefix(args)?,
+        sni: sni(args, direction)?,
     })
 }
 
@@ -234,14 +238,31 @@ fn peer(args: &Proxy, direction: Direction) -> Result<Endpoint> {
 fn refuse_later_options(args: &Proxy) -> Result<()> {
     let refused = match &args.kind {
         Some(kind) if kind != "tcp" => Some(format!("--kind {kind}")),
-        _ if args.tls == Some(true) => Some("--tls true".to_owned()),
-        _ if args.key_prefix.is_some() => Some("--key-prefix".to_owned()),
-        _ => args.sni.as_ref().map(|_| "--sni".to_owned()),
+        _ => None,
     };
     refused.map_or(Ok(()), |option| {
         Err(Error::usage(format!("{option} is not in this version"))
             .hint("a proxy carries any protocol over TCP as it is"))
     })
+}
+
+/// The certificate with which TLS is terminated, if it is.
+fn key_prefix(args: &Proxy) -> Result<Option<KeyPrefix>> {
+    match (args.tls, &args.key_prefix) {
+        (Some(true), Some(prefix)) => Ok(Some(prefix.clone())),
+        (Some(true), None) => {
+            Err(Error::usage("--tls true needs --key-prefix PREFIX").hint("`hivectl keys` lists the certificates"))
+        }
+        (_, Some(_)) => Err(Error::usage("--key-prefix needs --tls true")),
+        (_, None) => Ok(None),
+    }
+}
+
+fn sni(args: &Proxy, direction: Direction) -> Result<Option<HostPattern>> {
+    match (&args.sni, direction) {
+        (Some(_), Direction::Ingress) => Err(Error::usage("--sni belongs to an egress, not to an ingress")),
+        (sni, _) => Ok(sni.clone()),
+    }
 }
 
 fn parse_direction(text: &str) -> Result<Direction, String> {

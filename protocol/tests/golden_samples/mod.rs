@@ -2,15 +2,16 @@
 
 use hive_protocol::{
     AgentMetrics, Carrier, ConnectionCounts, CpuMetrics, Direction, DiskMetrics, GpuMetrics, Identity,
-    InterfaceMetrics, LogLevel, LogLine, MemoryMetrics, Metrics, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName,
-    PathKind, PeerRecord, Problem, ProxyInfo, ProxyKind, ProxyState, Reachability, SessionInfo, SignedRecord,
-    StatusInfo, TemperatureMetrics, Timestamp, TunnelCounts,
+    InterfaceMetrics, KeyEntry, KeyInfo, KeyType, LogLevel, LogLine, MemoryMetrics, Metrics, NetworkInfo, NetworkName,
+    NodeId, NodeInfo, NodeName, PathKind, PeerRecord, Problem, ProxyInfo, ProxyKind, ProxyState, Reachability,
+    SessionInfo, SignedRecord, StatusInfo, TemperatureMetrics, Timestamp, TunnelCounts,
+    keys::{Challenge, ExternalAccount, TlsRequest},
     message::{
         BindAddr, ClientMessage, Failure, FailureCode, FileInfo, ProxyRequest, Request, Response, RunRequest,
         ServerMessage, TerminalInfo,
     },
     password::Cost,
-    peer::{Entry, JoinMessage, JoinRefusal, Range, RangeContent, SyncMessage},
+    peer::{Entry, JoinMessage, JoinRefusal, PunchMessage, Range, RangeContent, SyncMessage},
     process::{Exit, Frame, Stream},
     tunnel::{Open, Refusal, RefuseReason},
 };
@@ -25,8 +26,11 @@ pub const OTHER_FILES: &[&str] = &[
     "Identity",
     "Identity.text",
     "Request.ProxyAdd.least",
+    "Request.ProxyAdd.tls",
+    "Response.Proxies.named",
     "ClientMessage.Hello.least",
     "Response.Error.least",
+    "Response.Nodes.relayed",
     "session_challenge",
     "frame",
     "process.data",
@@ -147,6 +151,11 @@ pub fn requests() -> Vec<Request> {
         Request::SessionRevoke { id: "d75a9801".into() },
         Request::Rename { name: name() },
         Request::Listen { addresses: addresses() },
+        Request::Keys,
+        Request::KeysPut { entries: vec![key_entry()] },
+        Request::KeysRemove { names: vec![key_entry().key_name.clone()] },
+        Request::KeyShow { name: key_entry().key_name.clone(), reveal: true },
+        Request::TlsObtain(tls_request()),
         Request::Metrics,
         Request::Logs { lines: 200, follow: true },
         Request::Run(run_request()),
@@ -167,7 +176,21 @@ fn proxy_request() -> ProxyRequest {
         bind: Some(BindAddr("192.0.2.1".parse().unwrap())),
         host: Some("localhost".into()),
         temporary: true,
+        key_prefix: None,
+        sni: None,
     }
+}
+
+/// With the fields that came after version 0.1.
+pub fn tls_proxy() -> Request {
+    let (key_prefix, sni) = (Some("web".parse().unwrap()), Some("*.shed.example".parse().unwrap()));
+    Request::ProxyAdd(ProxyRequest { direction: Direction::Egress, key_prefix, sni, ..proxy_request() })
+}
+
+/// With the field that came after version 0.1.
+pub fn named_proxies() -> Response {
+    let named = ProxyInfo { sni: Some("shed.example".parse().unwrap()), ..proxy_info() };
+    Response::Proxies { rows: vec![named], more: false }
 }
 
 pub fn least_proxy() -> Request {
@@ -188,6 +211,10 @@ pub fn responses() -> Vec<Response> {
         Response::Proxies { rows: vec![proxy_info()], more: false },
         Response::Connected,
         Response::Sessions(vec![session()]),
+        Response::Keys { rows: vec![key_info()], more: true },
+        Response::KeyEntry(key_entry()),
+        Response::KeysStored(vec![key_info()]),
+        Response::TlsStep { text: "the CA may ask now".into() },
         Response::Metrics(Box::new(metrics())),
         Response::Logs { lines: vec![log_line()], missed: 3, more: true },
         Response::Started,
@@ -224,6 +251,8 @@ fn node_info() -> NodeInfo {
         addresses: addresses(),
         version: "0.1.0".into(),
         target: "x86_64-unknown-linux-gnu".into(),
+        relay: None,
+        why_relayed: None,
     }
 }
 
@@ -265,6 +294,7 @@ fn proxy_info() -> ProxyInfo {
         bytes_in: 50_000,
         bytes_out: 6_000_000,
         last_error: Some("target refused".into()),
+        sni: None,
     }
 }
 
@@ -330,6 +360,16 @@ fn metrics() -> Metrics {
     }
 }
 
+/// A row that says how it is relayed, as nodes do since hole punches.
+pub fn relayed_nodes() -> Response {
+    let why = Some("2 hole punches did not come through".to_owned());
+    Response::Nodes { rows: vec![NodeInfo { relay: Some(node()), why_relayed: why, ..node_info() }], more: false }
+}
+
+pub fn punch_messages() -> Vec<PunchMessage> {
+    vec![PunchMessage::Connect { addresses: addresses() }, PunchMessage::Sync { listen: true }]
+}
+
 pub fn join_messages() -> Vec<JoinMessage> {
     vec![
         JoinMessage::Open { network: network(), slot: 1, opening: [0x41; 33] },
@@ -356,4 +396,33 @@ pub fn range_contents() -> Vec<RangeContent> {
         RangeContent::Digest { fingerprint: [0xf1; 16], count: 33 },
         RangeContent::List { entries: vec![Entry { node: node().short(), seq: 1_760_000_000_001 }] },
     ]
+}
+
+fn key_entry() -> KeyEntry {
+    let pem = "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n".into();
+    KeyEntry { key_name: "web_key.pem".parse().unwrap(), key_type: KeyType::Key, pem }
+}
+
+fn key_info() -> KeyInfo {
+    KeyInfo {
+        key_name: "web_cert.pem".parse().unwrap(),
+        key_type: KeyType::Cert,
+        not_after: Some(Timestamp(1_767_776_000_000)),
+        hostnames: vec!["shed.example".into(), "www.shed.example".into()],
+        renews_at: Some(Timestamp(1_765_184_000_000)),
+        last_error: Some("the name did not resolve".into()),
+    }
+}
+
+fn tls_request() -> TlsRequest {
+    TlsRequest {
+        hostnames: vec!["shed.example".parse().unwrap(), "www.shed.example".parse().unwrap()],
+        key_prefix: "web".parse().unwrap(),
+        challenge: Challenge::TlsAlpn01,
+        directory: "https://ca.example/directory".into(),
+        roots: Some("-----BEGIN CERTIFICATE-----\n".into()),
+        email: Some("me@shed.example".into()),
+        external: Some(ExternalAccount { kid: "kid-1".into(), hmac_key: vec![0xe1; 32] }),
+        http_port: 8080,
+    }
 }

@@ -143,7 +143,7 @@ impl Host {
 
     /// Takes the interface up again, with the addresses that it had.
     pub fn link_up(&self) {
-        self.netns().ip("link set eth0 up\n");
+        self.netns().ip(&format!("link set eth0 up\n{}", self.inner.segment.route_line()));
     }
 
     /// Pulls the cable: the interface loses its carrier and keeps its addresses.
@@ -180,8 +180,14 @@ impl Host {
     pub fn renumber(&self) -> Ipv4Addr {
         let fresh = self.inner.segment.next_addresses();
         let old = std::mem::replace(&mut *self.lock_addresses(), fresh);
-        self.netns().ip(&(address_lines("del", old) + &address_lines("add", fresh)));
+        let route = self.inner.segment.route_line();
+        self.netns().ip(&(address_lines("del", old) + &address_lines("add", fresh) + &route));
         fresh.0
+    }
+
+    /// The lab that it belongs to.
+    pub(super) fn lab(&self) -> &Arc<Shared> {
+        &self.inner.lab
     }
 
     fn addresses(&self) -> (Ipv4Addr, Ipv6Addr) {
@@ -192,7 +198,7 @@ impl Host {
         self.inner.addresses.lock().expect("no panic under this lock")
     }
 
-    fn netns(&self) -> &Netns {
+    pub(super) fn netns(&self) -> &Netns {
         let netns = self.inner.netns.as_ref();
         netns.expect("a lab of namespaces: start this test with `Lab::namespaces`")
     }
@@ -217,12 +223,13 @@ impl Inner {
              link set {port} up\n"
         ));
         let addresses = *self.addresses.lock().expect("no panic under this lock");
-        netns.ip(&format!("link set eth0 up\n{}", address_lines("add", addresses)));
+        let route = self.segment.route_line();
+        netns.ip(&format!("link set eth0 up\n{}{route}", address_lines("add", addresses)));
     }
 }
 
 /// The `ip` lines that add or delete both addresses of a host.
-fn address_lines(verb: &str, (v4, v6): (Ipv4Addr, Ipv6Addr)) -> String {
+pub(super) fn address_lines(verb: &str, (v4, v6): (Ipv4Addr, Ipv6Addr)) -> String {
     let line = |address: IpAddr, prefix, options| format!("address {verb} {address}/{prefix} dev eth0{options}\n");
     let nodad = if verb == "add" { " nodad" } else { "" };
     line(v4.into(), PREFIX4, "") + &line(v6.into(), PREFIX6, nodad)

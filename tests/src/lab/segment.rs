@@ -1,11 +1,11 @@
 //! A segment: hosts that reach each other without a router. It is a bridge in the fabric, an IPv4 and an IPv6 network,
 //! and the faults on the bridge's ports.
 
-use super::{Shared, netns};
+use super::{Host, Shared, netns};
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU8, Ordering::Relaxed},
     },
 };
@@ -31,14 +31,22 @@ add rule bridge hive pass iifname . oifname @cut drop
 #[derive(Clone)]
 pub struct Segment {
     number: u8,
+    /// Whether its IPv4 network is a private one (RFC 1918), behind a router.
+    private: bool,
     next_host: Arc<AtomicU8>,
+    /// The router that hosts of this segment send everything else to, by its address here. It lives as long as they do.
+    gateway: Arc<OnceLock<(Ipv4Addr, Host)>>,
 }
 
 impl Segment {
-    pub(super) fn create(lab: &Shared) -> Segment {
+    pub(super) fn create(lab: &Shared, private: bool) -> Segment {
         let number = lab.segments.fetch_add(1, Relaxed);
-        let segment =
-            Segment { number: u8::try_from(number).expect("few segments"), next_host: Arc::new(AtomicU8::new(1)) };
+        let segment = Segment {
+            number: u8::try_from(number).expect("few segments"),
+            private,
+            next_host: Arc::new(AtomicU8::new(1)),
+            gateway: Arc::default(),
+        };
         if let Some(fabric) = &lab.fabric {
             let bridge = segment.bridge();
             let options = "type bridge stp_state 0 forward_delay 0 mcast_snooping 0";
@@ -51,11 +59,26 @@ impl Segment {
     pub(super) fn next_addresses(&self) -> (Ipv4Addr, Ipv6Addr) {
         let host = self.next_host.fetch_add(1, Relaxed);
         assert!(host < u8::MAX, "a segment has room for 254 addresses");
-        let network = NETWORKS.get(usize::from(self.number)).copied();
-        let [a, b, c] = network.unwrap_or([10, 77, self.number]);
+        let [a, b, c] = self.network();
         let number = u16::from(self.number);
         let v6 = Ipv6Addr::new(0x2001, 0xdb8, number, 0, 0, 0, 0, host.into());
         (Ipv4Addr::new(a, b, c, host), v6)
+    }
+
+    /// The first three bytes of its IPv4 addresses.
+    fn network(&self) -> [u8; 3] {
+        let public = NETWORKS.get(usize::from(self.number)).filter(|_| !self.private);
+        public.copied().unwrap_or([10, 77, self.number])
+    }
+
+    /// Hosts added from now on send everything else through this router.
+    pub(super) fn set_gateway(&self, address: Ipv4Addr, router: Host) {
+        assert!(self.gateway.set((address, router)).is_ok(), "one router a segment");
+    }
+
+    /// The `ip` line that gives a host its way out, where there is one.
+    pub(super) fn route_line(&self) -> String {
+        self.gateway.get().map_or_else(String::new, |(address, _)| format!("route replace default via {address}\n"))
     }
 
     /// The name of its bridge in the fabric.

@@ -20,7 +20,7 @@ impl Sse {
 
     /// Starts one on this address; port 0 is any.
     pub fn start_at(host: &Host, address: SocketAddr) -> Sse {
-        let mut command = host.command(process::binary("sse-server"));
+        let mut command = host.command(process::helper("sse-server"));
         command.args(["--listen", &address.to_string()]);
         let process = Process::start(host, "sse-server", command);
         let line = process.wait_for_line("listening on ");

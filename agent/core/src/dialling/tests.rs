@@ -19,7 +19,7 @@ fn knowing(count: u8) -> Bench {
 }
 
 fn fail(bench: &mut Bench, n: u8) {
-    bench.tell(Event::DialFailed { peer: id(n), reason: "no route".into() });
+    bench.tell(Event::DialFailed { peer: id(n), relayed: false, reason: "no route".into() });
 }
 
 /// The time until the next dial, and whom.
@@ -167,7 +167,7 @@ fn no_more_than_eight_dials_at_once() {
     bench.pass(secs(1));
     dialled.extend(bench.dials());
     assert_eq!(dialled.len(), 8);
-    bench.tell(Event::DialFailed { peer: dialled[0], reason: "no route".into() });
+    bench.tell(Event::DialFailed { peer: dialled[0], relayed: false, reason: "no route".into() });
     assert_eq!(bench.dials().len(), 1);
 }
 

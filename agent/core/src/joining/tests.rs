@@ -220,7 +220,7 @@ fn a_registration_says_why_it_failed() {
         bench.listen();
     };
     begin(&mut bench);
-    bench.tell(Event::DialFailed { peer: id(1), reason: "connection refused".into() });
+    bench.tell(Event::DialFailed { peer: id(1), relayed: false, reason: "connection refused".into() });
     assert_eq!(registered(&bench), [Err(FailureCode::Unreachable)]);
     bench.pass(secs(60));
     begin(&mut bench);

@@ -53,7 +53,7 @@ fn a_node_is_online_while_connected_or_lately_heard_of() {
     bench.hear_of(conn, 1, 5);
     bench.hear_of(conn, 2, 5);
     assert!(online(&bench, 1) && online(&bench, 2));
-    bench.tell(Event::DialFailed { peer: id(2), reason: "no route".into() });
+    bench.tell(Event::DialFailed { peer: id(2), relayed: false, reason: "no route".into() });
     assert!(!online(&bench, 2), "it could not be reached");
     bench.hear_of(conn, 2, 60);
     assert!(online(&bench, 2), "heard of again");

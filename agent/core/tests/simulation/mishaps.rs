@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hive_core::{Config, Core, Event};
+use hive_core::{Config, Core, Event, RelayMode};
 use hive_protocol::{Identity, NodeName};
 use rand::RngExt;
 
@@ -125,7 +125,8 @@ impl World {
         let seed = self.rng.random::<[u8; 32]>();
         let now = self.now(node);
         let it = &mut self.nodes[node];
-        let config = Config { key: it.key.clone(), version: "0.1.0".into(), target: "simulated".into() };
+        let config =
+            Config { key: it.key.clone(), version: "0.1.0".into(), target: "simulated".into(), relay: RelayMode::Auto };
         it.core = Some(Core::new(config, it.disk.clone(), seed, now));
         let address = it.address.clone();
         self.tell(node, Event::Addresses(vec![address]));

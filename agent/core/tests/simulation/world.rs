@@ -314,7 +314,10 @@ impl World {
             Output::Registered { result, .. } => {
                 self.nodes[node].registered.insert(result.is_ok());
             }
-            Output::RoutesChanged | Output::SessionEnded { .. } => {}
+            Output::RoutesChanged | Output::SessionEnded { .. } | Output::ServeRelay { .. } => {}
+            Output::Reserve { relay, .. } => self.tell(node, Event::Reserved { relay }),
+            // The simulated network has no NATs: every node is dialled directly.
+            Output::Unreserve { .. } | Output::Punch { .. } => {}
         }
     }
 
@@ -339,7 +342,7 @@ impl World {
         let there =
             |(_, to): &(&Multiaddr, usize)| self.is_up(*to) && self.nodes[*to].id == peer && self.reaches(from, *to);
         let Some((address, to)) = at.into_iter().find(there) else {
-            let event = Event::DialFailed { peer, reason: "no route to host".into() };
+            let event = Event::DialFailed { peer, relayed: false, reason: "no route to host".into() };
             self.later(Duration::from_millis(500), Happening::Tell { node: from, life, event });
             return;
         };

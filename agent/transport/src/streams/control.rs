@@ -9,7 +9,10 @@ use futures::{
 };
 use libp2p::{PeerId, StreamProtocol, swarm::ConnectionId};
 
-use super::{Shared, Stream, table::Request};
+use super::{
+    Shared, Stream,
+    table::{Link, Request},
+};
 
 /// Why no stream was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +35,16 @@ pub enum OpenError {
     /// The remote did not answer in time.
     #[error("the remote did not answer in time")]
     Timeout,
+}
+
+/// Whether one connection is a member's, at any moment.
+#[derive(Debug, Clone)]
+pub(crate) struct Admission(Option<Arc<Link>>);
+
+impl Admission {
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.0.as_ref().is_some_and(|link| link.is_admitted())
+    }
 }
 
 /// A handle on all connections of the swarm. Cheap to clone.
@@ -91,6 +104,12 @@ impl Control {
     /// Whether the connection exists and is a member's.
     pub fn is_admitted(&self, connection: ConnectionId) -> bool {
         self.shared.table.is_admitted(connection)
+    }
+
+    /// Watches whether this connection is a member's, for a handler that asks often. A connection that is not known
+    /// never is.
+    pub(crate) fn admission(&self, connection: ConnectionId) -> Admission {
+        Admission(self.shared.table.link(connection))
     }
 
     /// How many of these connections are members'.

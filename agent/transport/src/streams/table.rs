@@ -107,6 +107,11 @@ impl Table {
         self.lock().get(&connection).is_some_and(|entry| entry.link.is_admitted())
     }
 
+    /// What the table shares with the connection's handler.
+    pub(super) fn link(&self, connection: ConnectionId) -> Option<Arc<Link>> {
+        self.lock().get(&connection).map(|entry| entry.link.clone())
+    }
+
     /// How many of these connections are admitted.
     pub(super) fn count_admitted<'a>(&self, connections: impl Iterator<Item = &'a ConnectionId>) -> usize {
         let entries = self.lock();

@@ -14,12 +14,8 @@ use futures::future;
 use libp2p::core::transport::{ListenerId, TransportEvent};
 use rustix::io::Errno;
 
-use super::{
-    Event, TcpStream,
-    address::to_multiaddr,
-    interfaces::{Change, Interfaces},
-    socket,
-};
+use super::{Event, TcpStream, address::to_multiaddr, socket};
+use crate::interfaces::{Change, Interfaces};
 
 /// Pauses after a failed accept: the kernel keeps the connection queued, so trying at once would spin.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

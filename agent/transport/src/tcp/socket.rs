@@ -126,7 +126,7 @@ fn address_taken(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
 
-fn explain(local: SocketAddr, error: io::Error) -> io::Error {
+pub(crate) fn explain(local: SocketAddr, error: io::Error) -> io::Error {
     let why = match error.kind() {
         io::ErrorKind::AddrInUse => "the port is in use by another program",
         io::ErrorKind::AddrNotAvailable => "this machine has no such address",

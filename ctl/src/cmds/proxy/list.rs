@@ -44,10 +44,12 @@ fn cells(proxy: &ProxyInfo) -> [Cell; 9] {
 fn tunnel(proxy: &ProxyInfo) -> String {
     let name = proxy.peer_name.as_ref().map_or_else(|| proxy.peer_id.to_string(), ToString::to_string);
     let peer = format!("{name}:{}", proxy.peer_port);
+    let tls = proxy.key_prefix.as_ref().map(|prefix| format!(" (TLS: {prefix})")).unwrap_or_default();
+    let name = proxy.sni.as_ref().map(|sni| format!(" for {sni}")).unwrap_or_default();
     match proxy.direction {
-        Direction::Egress => format!("{} → {peer}", SocketAddr::new(proxy.bind, proxy.port)),
-        Direction::Ingress if proxy.host.contains(':') => format!("[{}]:{} ← {peer}", proxy.host, proxy.port),
-        Direction::Ingress => format!("{}:{} ← {peer}", proxy.host, proxy.port),
+        Direction::Egress => format!("{}{name}{tls} → {peer}", SocketAddr::new(proxy.bind, proxy.port)),
+        Direction::Ingress if proxy.host.contains(':') => format!("[{}]:{}{tls} ← {peer}", proxy.host, proxy.port),
+        Direction::Ingress => format!("{}:{}{tls} ← {peer}", proxy.host, proxy.port),
     }
 }
 
@@ -99,6 +101,7 @@ mod tests {
             bytes_in: 1 << 20,
             bytes_out: 3_500,
             last_error: None,
+            sni: None,
         }
     }
 
@@ -122,6 +125,14 @@ id  direction  tunnel                    network  state                path    s
 13  egress     127.0.0.1:8080 → shed:80  home     disabled, temporary  direct  2 of 14  1.0 MiB  3.4 KiB
 ";
         assert_eq!(table(&[proxy(), failed, paused]).render(false), expected);
+    }
+
+    #[test]
+    fn the_tunnel_tells_host_name_and_certificate() {
+        let named = ProxyInfo { sni: Some("*.shed.example".parse().unwrap()), ..proxy() };
+        assert_eq!(tunnel(&named), "127.0.0.1:8080 for *.shed.example → shed:80");
+        let ending = ProxyInfo { direction: Direction::Ingress, key_prefix: Some("web".into()), ..proxy() };
+        assert_eq!(tunnel(&ending), "127.0.0.1:8080 (TLS: web) ← shed:80");
     }
 
     #[test]

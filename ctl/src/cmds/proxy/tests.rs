@@ -26,6 +26,8 @@ fn the_flags_of_the_original_make_requests() {
         bind: Some(BindAddr("0.0.0.0".parse().unwrap())),
         host: None,
         temporary: false,
+        key_prefix: None,
+        sni: None,
     };
     assert_eq!(egress, expected);
     let ingress = flags("--direction ingress --origin laptop:8080 --port 80 --host db.lan --temporary").unwrap();
@@ -58,11 +60,25 @@ fn what_does_not_fit_together_is_a_usage_error() {
 #[test]
 fn options_of_later_versions_say_so() {
     let base = "--direction ingress --origin shed:80 --port 80";
-    for option in ["--tls true --key-prefix p", "--key-prefix p", "--sni example.org", "--kind ssh"] {
-        let error = flags(&format!("{base} {option}")).unwrap_err();
-        assert!(error.what.ends_with("is not in this version"), "{}", error.what);
-    }
+    let error = flags(&format!("{base} --kind ssh")).unwrap_err();
+    assert!(error.what.ends_with("is not in this version"), "{}", error.what);
     assert!(flags(&format!("{base} --tls false --kind tcp")).is_ok());
+}
+
+#[test]
+fn tls_names_its_certificate_and_an_egress_its_host() {
+    let ingress = flags("--direction ingress --origin gate:443 --port 80 --tls true --key-prefix web").unwrap();
+    assert_eq!(ingress.key_prefix, Some("web".parse().unwrap()));
+    let egress = flags("--direction egress --target shed:443 --port 443 --sni *.Shed.example").unwrap();
+    assert_eq!((egress.key_prefix, egress.sni), (None, Some("*.shed.example".parse().unwrap())));
+    for line in [
+        "--direction ingress --origin gate:443 --port 80 --tls true",
+        "--direction ingress --origin gate:443 --port 80 --key-prefix web",
+        "--direction ingress --origin gate:443 --port 80 --sni shed.example",
+        "--direction egress --target shed:443 --port 443 --sni not/a/host",
+    ] {
+        assert_eq!(flags(line).unwrap_err().status, Status::Usage, "{line}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use if_watch::{IfEvent, smol::IfWatcher};
 
 /// A change of the local addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
+pub(crate) enum Change {
     /// The address can be reached from now on.
     Up(IpAddr),
     /// The address is gone.
@@ -21,7 +21,7 @@ pub(super) enum Change {
 }
 
 /// The local addresses of one family.
-pub(super) struct Interfaces {
+pub(crate) struct Interfaces {
     family: IpAddr,
     watcher: Option<IfWatcher>,
     known: BTreeSet<IpAddr>,
@@ -30,7 +30,7 @@ pub(super) struct Interfaces {
 
 impl Interfaces {
     /// Watches the addresses of the family that `unspecified` belongs to.
-    pub(super) fn watch(unspecified: IpAddr) -> Self {
+    pub(crate) fn watch(unspecified: IpAddr) -> Self {
         let mut interfaces =
             Self { family: unspecified, watcher: None, known: BTreeSet::new(), changes: VecDeque::new() };
         match IfWatcher::new() {
@@ -41,7 +41,7 @@ impl Interfaces {
     }
 
     /// The next change; pending for ever once the kernel's notifications failed.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Change> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Change> {
         loop {
             if let Some(change) = self.changes.pop_front() {
                 return Poll::Ready(change);

@@ -1,0 +1,101 @@
+//! What every QUIC endpoint of a node has in common: certificates, windows, timers.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use libp2p::identity::Keypair;
+use quinn::{
+    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
+    crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig},
+};
+use ring::hmac;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::runtime::Runtime;
+use crate::{Options, tcp::socket::explain, tls};
+
+/// A dead path is noticed after this. NATs forget UDP after 30 s and more (RFC 4787, section 4.3: two minutes).
+const IDLE: Duration = Duration::from_secs(18);
+/// A path that is not used is kept by a packet this often.
+const KEEP_ALIVE: Duration = Duration::from_secs(7);
+/// Bytes on the way on one stream: 500 Mbit/s over 120 ms.
+const STREAM_WINDOW: u32 = 8 << 20;
+/// The same of one connection, in each direction.
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// Why no endpoint can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    /// The cipher suites lack the one that QUIC begins with; never happens.
+    #[error(transparent)]
+    Suite(#[from] NoInitialCipherSuite),
+}
+
+/// The configuration of a node's endpoints. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Config {
+    client: ClientConfig,
+    server: ServerConfig,
+    endpoint: EndpointConfig,
+    runtime: Arc<Runtime>,
+    /// From the first packet of a connection from outside to its identity.
+    pub handshake_timeout: Duration,
+}
+
+impl Config {
+    pub fn new(identity: &Keypair, options: &Options) -> Result<Self, Error> {
+        let tls = tls::Config::new(identity)?;
+        let transport = Arc::new(transport(options));
+        let mut client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls.client())?));
+        client.transport_config(transport.clone());
+        let mut server = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls.server())?));
+        // A NAT may give a client another port at any time.
+        server.transport_config(transport).migration(true);
+        let runtime = Arc::new(Runtime(options.executor));
+        let endpoint = endpoint(identity);
+        Ok(Self { client, server, endpoint, runtime, handshake_timeout: options.handshake_timeout })
+    }
+
+    /// An endpoint on a socket of its own.
+    pub fn endpoint(&self, local: SocketAddr, listens: bool) -> io::Result<Endpoint> {
+        let server = listens.then(|| self.server.clone());
+        let socket = open(local).map_err(|error| explain(local, error))?;
+        let mut endpoint = Endpoint::new(self.endpoint.clone(), server, socket, self.runtime.clone())?;
+        endpoint.set_default_client_config(self.client.clone());
+        Ok(endpoint)
+    }
+}
+
+/// A node that was killed says nothing to its peers. Its successor answers their packets with a reset that they believe
+/// (RFC 9000, section 10.3), because both have derived the same key.
+fn endpoint(identity: &Keypair) -> EndpointConfig {
+    let Some(secret) = identity.derive_secret(b"hive quic stateless reset") else { return EndpointConfig::default() };
+    EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret)))
+}
+
+fn transport(options: &Options) -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    let streams = u32::try_from(options.max_streams).unwrap_or(u32::MAX);
+    transport
+        .max_concurrent_bidi_streams(streams.into())
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .stream_receive_window(STREAM_WINDOW.into())
+        .receive_window(CONNECTION_WINDOW.into())
+        .send_window(u64::from(CONNECTION_WINDOW))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(IdleTimeout::try_from(IDLE).ok());
+    transport
+}
+
+fn open(local: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+    if local.is_ipv6() {
+        // IPv4 has a socket of its own: mapped addresses would hide where a connection comes from.
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&local.into())?;
+    Ok(socket.into())
+}

@@ -1,0 +1,113 @@
+//! One listening UDP socket: what comes in and the addresses it can be reached at.
+
+use std::{
+    io,
+    net::SocketAddr,
+    task::{Context, Poll, ready},
+};
+
+use futures::future::{BoxFuture, FutureExt};
+use libp2p::core::transport::{ListenerId, TransportEvent};
+use quinn::{Endpoint, Incoming};
+
+use super::{Event, address::to_multiaddr, config::Config, connection::establish};
+use crate::interfaces::{Change, Interfaces};
+
+pub(super) struct Listener {
+    id: ListenerId,
+    config: Config,
+    endpoint: Endpoint,
+    local: SocketAddr,
+    reach: Reach,
+    accept: BoxFuture<'static, Option<Incoming>>,
+}
+
+/// Where the listener can be reached.
+enum Reach {
+    /// At its one address, which has (or has not) been reported.
+    Fixed { reported: bool },
+    /// At every address of the machine.
+    Interfaces(Box<Interfaces>),
+}
+
+impl Listener {
+    /// Listens on `local`; port 0 lets the kernel choose.
+    ///
+    /// # Errors
+    /// Says in words when the port is taken or may not be bound.
+    pub fn bind(id: ListenerId, local: SocketAddr, config: &Config) -> io::Result<Self> {
+        let endpoint = config.endpoint(local, true)?;
+        let local = endpoint.local_addr()?;
+        let reach = match local.ip() {
+            ip if ip.is_unspecified() => Reach::Interfaces(Box::new(Interfaces::watch(ip))),
+            _ => Reach::Fixed { reported: false },
+        };
+        let accept = accept(endpoint.clone());
+        Ok(Self { id, config: config.clone(), endpoint, local, reach, accept })
+    }
+
+    pub fn id(&self) -> ListenerId {
+        self.id
+    }
+
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Whether a dial to `remote` can leave from here: of the same family, and reachable from there.
+    pub fn reaches(&self, remote: SocketAddr) -> bool {
+        let ip = self.local.ip();
+        ip.is_ipv4() == remote.is_ipv4() && (ip.is_unspecified() || ip.is_loopback() == remote.ip().is_loopback())
+    }
+
+    /// The next event. After [`TransportEvent::ListenerClosed`] there is none.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Poll::Ready(event) = self.poll_addresses(cx) {
+            return Poll::Ready(event);
+        }
+        loop {
+            let Some(incoming) = ready!(self.accept.poll_unpin(cx)) else {
+                let reason = Err(io::Error::other("the UDP socket failed"));
+                return Poll::Ready(TransportEvent::ListenerClosed { listener_id: self.id, reason });
+            };
+            self.accept = accept(self.endpoint.clone());
+            if let Some(event) = self.incoming(incoming) {
+                return Poll::Ready(event);
+            }
+        }
+    }
+
+    fn poll_addresses(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let change = match &mut self.reach {
+            Reach::Fixed { reported: true } => return Poll::Pending,
+            Reach::Fixed { reported } => {
+                *reported = true;
+                Change::Up(self.local.ip())
+            }
+            Reach::Interfaces(interfaces) => ready!(interfaces.poll(cx)),
+        };
+        let listener_id = self.id;
+        let at = |ip| to_multiaddr(SocketAddr::new(ip, self.local.port()));
+        Poll::Ready(match change {
+            Change::Up(ip) => TransportEvent::NewAddress { listener_id, listen_addr: at(ip) },
+            Change::Down(ip) => TransportEvent::AddressExpired { listener_id, listen_addr: at(ip) },
+        })
+    }
+
+    /// `None` for a first packet that is no sound beginning.
+    fn incoming(&self, incoming: Incoming) -> Option<Event> {
+        let remote = incoming.remote_address();
+        let ip = incoming.local_ip().unwrap_or(self.local.ip());
+        let connecting = incoming.accept().inspect_err(|error| log::debug!("from {remote}: {error}")).ok()?;
+        Some(TransportEvent::Incoming {
+            listener_id: self.id,
+            local_addr: to_multiaddr(SocketAddr::new(ip, self.local.port())),
+            send_back_addr: to_multiaddr(remote),
+            upgrade: establish(connecting, self.config.handshake_timeout).boxed(),
+        })
+    }
+}
+
+fn accept(endpoint: Endpoint) -> BoxFuture<'static, Option<Incoming>> {
+    async move { endpoint.accept().await }.boxed()
+}

@@ -1,0 +1,82 @@
+//! Nodes behind NATs: over a relay at once, directly as soon as the NATs allow it.
+
+use hive_tests::{
+    lab::{Lab, Nat},
+    node::Node,
+    pair::{self, NETWORK, Pair},
+    tcp,
+    wait::wait_until,
+};
+use serde_json::Value;
+use std::{
+    io::{Read, Write},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// Two nodes behind NATs, and a public one that both were told of.
+struct Scene {
+    public: Node,
+    pair: Pair,
+}
+
+impl Scene {
+    fn start(lab: &Lab, near: Nat, far: Nat) -> Scene {
+        let public = Node::start(&lab.host("public"), pair::options());
+        let node = |nat, name| Node::start(&lab.host_behind(nat, name).0, pair::options());
+        let pair = Pair { near: node(near, "near"), far: node(far, "far") };
+        pair.near.register(&public, NETWORK);
+        pair.far.register(&public, NETWORK);
+        pair.wait_until_connected();
+        Scene { public, pair }
+    }
+}
+
+/// The row of `peer` in what `node` knows.
+fn row(nodes: &Value, peer: &str) -> Value {
+    let mut rows = nodes.as_array().into_iter().flatten();
+    rows.find(|row| row["peer_id"] == peer).cloned().unwrap_or_default()
+}
+
+fn wait_for_path(node: &Node, peer: &Node, path: &str) -> Value {
+    let (id, what) = (peer.peer_id(), format!("{} is {path}", peer.name()));
+    let nodes = node.wait_for_json(&what, SOON, &["nodes"], |nodes| row(nodes, &id)["path"] == path);
+    row(&nodes, &id)
+}
+
+fn echoes(node: &Node, entrance: SocketAddr) -> bool {
+    let Ok(mut stream) = node.host().connect(entrance) else { return false };
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut back = [0; 5];
+    stream.write_all(b"hello").and_then(|()| stream.read_exact(&mut back)).is_ok() && &back == b"hello"
+}
+
+#[test]
+fn two_nodes_behind_nats_meet_over_a_relay_and_then_directly() {
+    let test = "two_nodes_behind_nats_meet_over_a_relay_and_then_directly";
+    let Some(lab) = Lab::namespaces(test) else { return };
+    let start = Instant::now();
+    let Scene { pair, .. } = &Scene::start(&lab, Nat::PortRestricted, Nat::PortRestricted);
+    let server = tcp::Server::echo(pair.far.host(), 0);
+    let tunnel = pair.tunnel(server.address());
+    wait_until("an echo through the tunnel", SOON, || echoes(&pair.near, tunnel.entrance));
+    eprintln!("first echo after {:?}", start.elapsed());
+    let row = wait_for_path(&pair.near, &pair.far, "direct");
+    eprintln!("direct after {:?}: {row}", start.elapsed());
+    wait_for_path(&pair.far, &pair.near, "direct");
+}
+
+#[test]
+fn symmetric_nats_stay_on_the_relay() {
+    let Some(lab) = Lab::namespaces("symmetric_nats_stay_on_the_relay") else { return };
+    let Scene { public, pair } = &Scene::start(&lab, Nat::Symmetric, Nat::Symmetric);
+    let server = tcp::Server::echo(pair.far.host(), 0);
+    let tunnel = pair.tunnel(server.address());
+    wait_until("an echo through the tunnel", SOON, || echoes(&pair.near, tunnel.entrance));
+    wait_for_path(&pair.near, &pair.far, "relayed");
+    let has_relay = |status: &Value| status["relays"][0] == public.peer_id().as_str();
+    pair.near.wait_for_json("a relay", SOON, &["status"], has_relay);
+    public.wait_for_json("it is public", SOON, &["status"], |status| status["reachability"] == "public");
+}
