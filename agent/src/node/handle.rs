@@ -26,7 +26,7 @@ use crate::{
     },
     store::{Store, StoreError},
     time::within,
-    tunnel::{Tunnels, listen::Prepared, tls::Termination},
+    tunnel::{Tunnels, listen::Prepared, pool::Pool, tls::Termination, waiting::Waiting},
     watched::Watched,
 };
 
@@ -138,6 +138,10 @@ pub struct Shared {
     pub routes: Watched<Routes>,
     /// Live tunnelled connections and their counters.
     pub tunnels: Arc<Tunnels>,
+    /// Channels of the bulk plane that are ready for use.
+    pub pool: Pool,
+    /// Streams that their egress may come back for.
+    pub waiting: Arc<Waiting>,
     /// Sockets bound for proxies that are about to be.
     pub prepared: Prepared,
     /// Control streams of logged-in sessions.
@@ -163,9 +167,9 @@ impl std::ops::Deref for Handle {
 }
 
 impl Handle {
-    pub(super) fn new(core: &Core, inbox: Sender<Input>, handles: Handles, tls: Tls) -> Self {
-        let Handles { streams, registry } = handles;
-        let Tls { keys, acme, answers } = tls;
+    pub(super) fn new(core: &Core, inbox: Sender<Input>, handles: Handles, certificates: Tls) -> Self {
+        let Handles { streams, registry, tls } = handles;
+        let Tls { keys, acme, answers } = certificates;
         Self(Arc::new(Shared {
             id: core.id(),
             started: Instant::now(),
@@ -173,6 +177,8 @@ impl Handle {
             registry,
             routes: Watched::new(core.routes()),
             tunnels: Arc::default(),
+            pool: Pool::new(tls),
+            waiting: Arc::default(),
             prepared: Prepared::default(),
             sessions: Arc::default(),
             listening: Watched::new(Arc::default()),
