@@ -17,7 +17,7 @@ use futures::{
 };
 use hive_protocol::{
     frame::DecodeError,
-    tunnel::{self, CBOR_MAX, HEADER_LEN, Header, HeaderError, Kind},
+    tunnel::{self, CBOR_MAX, HEADER_LEN, Header, HeaderError},
 };
 use hive_transport::{
     buffers::{Buffer, Pool},
@@ -85,9 +85,17 @@ impl Carrier {
         let _ = within(LAST_WORDS, self.writer.close()).await;
     }
 
-    /// Ends it with RESET as its last word.
-    pub async fn reset(mut self) {
-        let _ = within(LAST_WORDS, self.writer.send(&Header { kind: Kind::Reset, len: 0 }.to_bytes())).await;
+    /// Ends it with one more frame, and waits for the peer to let go of it: what is dropped with bytes unread or unsent
+    /// is reset, and the reset may overtake the frame.
+    pub async fn end_with(mut self, frame: &[u8]) {
+        let say = async {
+            self.writer.send(frame).await?;
+            loop {
+                self.reader.skip()?;
+                self.reader.fill().await?;
+            }
+        };
+        let _: Option<io::Result<()>> = within(LAST_WORDS, say).await;
     }
 
     /// Whether it may carry another stream after this one.

@@ -285,15 +285,7 @@ async fn connect_to(address: SocketAddr) -> std::io::Result<Async<TcpStream>> {
     Ok(socket)
 }
 
-/// Says why not, and waits for the peer to close: what is dropped with bytes unread is reset, and the reset may overtake
-/// the words.
-async fn refuse(mut carrier: Carrier, refusal: &Refusal) {
-    let say = async {
-        carrier.writer.send(&tunnel::encode_cbor(Kind::Refuse, refusal)).await?;
-        loop {
-            carrier.reader.fill().await?;
-            carrier.reader.skip()?;
-        }
-    };
-    let _: Option<std::io::Result<()>> = within(Duration::from_secs(5), say).await;
+/// Says why not.
+async fn refuse(carrier: Carrier, refusal: &Refusal) {
+    carrier.end_with(&tunnel::encode_cbor(Kind::Refuse, refusal)).await;
 }

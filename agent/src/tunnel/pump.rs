@@ -178,7 +178,7 @@ impl Session {
             drop(self);
         }
         if matches!(broken, Broken::Local(_) | Broken::Ended) {
-            carrier.reset().await;
+            carrier.end_with(&Header { kind: Kind::Reset, len: 0 }.to_bytes()).await;
         }
     }
 
