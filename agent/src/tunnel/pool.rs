@@ -1,7 +1,8 @@
 //! Channels of the bulk plane, dialled by this node and kept ready for the next stream to the same peer.
 //!
 //! A channel that has carried a stream to its end carries the next one: no handshake stands between an application and
-//! its first byte. What is idle too long is closed.
+//! its first byte. What is idle too long is closed. Where the bulk plane does not answer soon (a peer behind a NAT), the
+//! stream goes another way, and a channel that comes late is for the next.
 
 use std::{
     collections::HashMap,
@@ -17,9 +18,12 @@ use hive_transport::{
     tls,
 };
 use libp2p::{Multiaddr, multiaddr::Protocol};
-use smol::lock::Semaphore;
+use smol::{
+    channel::{self, Sender},
+    lock::Semaphore,
+};
 
-use crate::{exec, net::registry::Connection, node::Handle};
+use crate::{exec, net::registry::Connection, node::Handle, time::within};
 
 /// Channels kept ready for one peer.
 const MOST_IDLE: usize = 64;
@@ -27,8 +31,11 @@ const MOST_IDLE: usize = 64;
 const IDLE: Duration = Duration::from_secs(20);
 /// Handshakes with one peer at once: more only wait for the same cores.
 const DIALS: usize = 8;
-/// After a failed dial libp2p streams serve for so long.
+/// For how long a stream waits for a new channel before it takes the libp2p connection, which is there.
+const HEAD_START: Duration = Duration::from_millis(500);
+/// Where no channel came, libp2p streams serve for so long; twice as long after each further failure, up to a bound.
 const REST: Duration = Duration::from_secs(30);
+const LONGEST_REST: Duration = Duration::from_secs(15 * 60);
 /// Addresses that are tried.
 const MOST_ADDRESSES: usize = 4;
 
@@ -49,7 +56,8 @@ struct State {
     idle: Vec<(Channel, Instant)>,
     /// Where it answered last.
     answers_at: Option<SocketAddr>,
-    rests_until: Option<Instant>,
+    /// For how long it was left alone last, and until when it is.
+    rest: Option<(Duration, Instant)>,
     /// A task looks after what is idle.
     kept: bool,
 }
@@ -69,14 +77,14 @@ impl Pool {
         if connection.relayed() || peer.is_resting() {
             return None;
         }
-        let _dialling = peer.dials.acquire().await;
-        match peer.ready() {
-            Some(channel) => Some(channel),
-            None => {
-                let last = peer.state().answers_at;
-                peer.dial(candidates(node, connection, last).await).await
-            }
-        }
+        let (sender, receiver) = channel::bounded(1);
+        exec::spawn(peer.clone().provide(node.clone(), connection.clone(), sender)).detach();
+        let Some(found) = within(HEAD_START, receiver.recv()).await else {
+            peer.leave_alone();
+            return None;
+        };
+        // Closed: there is none.
+        found.ok()
     }
 
     /// Keeps a channel that has ended its stream.
@@ -92,7 +100,7 @@ impl Pool {
         if let Some(peer) = known {
             let mut state = peer.state();
             state.idle.clear();
-            state.rests_until = None;
+            state.rest = None;
         }
     }
 
@@ -125,22 +133,48 @@ impl Peer {
     }
 
     fn is_resting(&self) -> bool {
-        self.state().rests_until.is_some_and(|until| until > Instant::now())
+        self.state().rest.is_some_and(|(_, until)| until > Instant::now())
+    }
+
+    fn leave_alone(&self) {
+        let mut state = self.state();
+        let (now, last) = (Instant::now(), state.rest);
+        if last.is_none_or(|(_, until)| until <= now) {
+            let rest = last.map_or(REST, |(rest, _)| LONGEST_REST.min(rest * 2));
+            state.rest = Some((rest, now + rest));
+        }
+    }
+
+    /// Finds a channel for whoever waits at `asked`, or the next who asks.
+    async fn provide(self: Arc<Self>, node: Handle, connection: Connection, asked: Sender<Channel>) {
+        let dialling = self.dials.acquire().await;
+        let found = match self.ready() {
+            Some(channel) => Some(channel),
+            None => {
+                let last = self.state().answers_at;
+                self.dial(candidates(&node, &connection, last).await).await
+            }
+        };
+        drop(dialling);
+        let Some(channel) = found else { return };
+        if let Err(late) = asked.try_send(channel) {
+            self.keep(late.into_inner());
+        }
     }
 
     async fn dial(&self, candidates: Vec<SocketAddr>) -> Option<Channel> {
         for at in candidates {
             match bulk::connect(at, &self.tls).await {
                 Ok(channel) => {
-                    self.state().answers_at = Some(at);
+                    let mut state = self.state();
+                    (state.answers_at, state.rest) = (Some(at), None);
                     return Some(channel);
                 }
                 Err(error) => log::debug!("no bulk channel to {at}: {error}"),
             }
         }
-        let mut state = self.state();
-        state.answers_at = None;
-        state.rests_until = Some(Instant::now() + REST);
+        self.state().answers_at = None;
+        self.leave_alone();
         None
     }
 
