@@ -18,9 +18,10 @@ use smol::future::or;
 
 use super::{
     Cause, Counters, Entry,
+    broken::Broken,
     carrier::{Carrier, Reader},
     pair::{Inner, Outer},
-    pump::{Broken, Session},
+    pump::Session,
     tls::{self, TlsError},
     waiting::{Arrival, Led, Name, Place},
 };

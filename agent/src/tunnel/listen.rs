@@ -24,9 +24,10 @@ use smol::{Task, future::or};
 use super::{
     Cause, Entry, abort,
     accept::{Acceptor, Place},
+    broken::Broken,
     carrier::Carrier,
     pair::Outer,
-    pump::{Broken, Session},
+    pump::Session,
     sni, tls,
 };
 use crate::{exec, net::registry::Connection, node::Handle, random, time::within, watched::Watched};
