@@ -40,14 +40,16 @@ use crate::exec;
 #[derive(Default)]
 pub struct Tunnels {
     inner: Mutex<Inner>,
-    /// Rings when the last stream has ended.
-    empty: Event,
+    /// Rings when a stream has left its place.
+    left: Event,
 }
 
 #[derive(Default)]
 struct Inner {
     next: u64,
     live: BTreeMap<u64, Live>,
+    /// Struck out, and not yet gone: the other end is being told. By the connection that gave them their right.
+    ending: BTreeMap<u64, ConnId>,
     counters: BTreeMap<ProxyId, Arc<Counters>>,
     /// Bytes in and out of proxies that are no more.
     gone: (u64, u64),
@@ -201,11 +203,18 @@ impl Tunnels {
     pub fn enforce(self: &Arc<Self>, routes: &Routes) {
         let now = Instant::now();
         let mut absent = None;
-        lock(&self.inner).live.retain(|_, live| {
+        let mut inner = lock(&self.inner);
+        let Inner { live, ending, .. } = &mut *inner;
+        live.retain(|key, live| {
+            let conn = live.conn;
             let keep = live.follow(routes, now);
+            if !keep {
+                ending.insert(*key, conn);
+            }
             absent = absent.max(live.absent.filter(|since| *since == now).map(|_| live.grace));
             keep
         });
+        drop(inner);
         if let Some(grace) = absent {
             let tunnels = self.clone();
             exec::spawn(async move {
@@ -239,18 +248,38 @@ impl Tunnels {
 
     /// Waits until no stream is left.
     pub async fn drained(&self) {
+        self.wait_until(|inner| inner.live.is_empty()).await;
+    }
+
+    /// Whether streams that had their right from a connection still tell the other end that they end.
+    pub fn is_ending_on(&self, conn: ConnId) -> bool {
+        lock(&self.inner).is_ending_on(conn)
+    }
+
+    /// Waits until they have.
+    pub async fn ended_on(&self, conn: ConnId) {
+        self.wait_until(|inner| !inner.is_ending_on(conn)).await;
+    }
+
+    async fn wait_until(&self, reached: impl Fn(&Inner) -> bool) {
         loop {
-            let empty = self.empty.listen();
-            if self.streams() == 0 {
+            let left = self.left.listen();
+            if reached(&lock(&self.inner)) {
                 return;
             }
-            empty.await;
+            left.await;
         }
     }
 
     /// How many streams there are.
     pub fn streams(&self) -> usize {
         lock(&self.inner).live.len()
+    }
+}
+
+impl Inner {
+    fn is_ending_on(&self, conn: ConnId) -> bool {
+        self.ending.values().any(|on| *on == conn)
     }
 }
 
@@ -313,9 +342,8 @@ impl Drop for Entry {
         self.counters.open.fetch_sub(1, Ordering::Relaxed);
         let mut inner = lock(&self.tunnels.inner);
         inner.live.remove(&self.key);
-        if inner.live.is_empty() {
-            self.tunnels.empty.notify(usize::MAX);
-        }
+        inner.ending.remove(&self.key);
+        self.tunnels.left.notify(usize::MAX);
     }
 }
 

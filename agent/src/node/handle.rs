@@ -13,7 +13,7 @@ use hive_protocol::{
     password::Secret,
 };
 use hive_transport::streams::Control;
-use libp2p::Multiaddr;
+use libp2p::{Multiaddr, swarm::ConnectionId};
 use smol::channel::{self, Sender};
 
 use crate::{
@@ -51,6 +51,8 @@ pub enum Input {
     Register { identity: Identity, network: NetworkName, reply: Sender<Registration> },
     /// Dial through a hole that the peer punches now.
     Punch { peer: NodeId, addresses: Vec<Multiaddr>, part: Part },
+    /// Close this connection.
+    Close(ConnectionId),
     /// Dial also at these addresses.
     DialBeside { peer: NodeId, addresses: Vec<Multiaddr> },
     /// Listen on these addresses from now on.
@@ -237,6 +239,11 @@ impl Handle {
     pub async fn dial_later(self, peer: NodeId, addresses: Vec<Multiaddr>) {
         Timer::after(BESIDE).await;
         let _ = self.inbox.send(Input::DialBeside { peer, addresses }).await;
+    }
+
+    /// Closes a connection.
+    pub async fn close(&self, id: ConnectionId) {
+        let _ = self.inbox.send(Input::Close(id)).await;
     }
 
     /// Registers a node and waits for the outcome.
