@@ -20,6 +20,7 @@ use std::{
 };
 
 use async_io::Timer;
+use blocking::unblock;
 use event_listener::Event;
 use hive_core::acme::{ASK_AGAIN, Act};
 use hive_protocol::{
@@ -126,12 +127,41 @@ impl Acme {
             .collect()
     }
 
-    /// Lets certificates be that were removed or replaced by hand.
-    pub fn forget(&self, prefixes: impl IntoIterator<Item = KeyPrefix>) {
+    /// Lets certificates be that were removed or replaced by hand. Their records are removed from the disk once more: a
+    /// renewal may have written one meanwhile.
+    pub async fn forget(&self, prefixes: Vec<KeyPrefix>) {
+        if prefixes.is_empty() {
+            return;
+        }
+        self.strike_out(&prefixes);
+        self.write(prefixes.iter().map(|prefix| KeyChange::Acme(record::key(prefix), None)).collect()).await;
+    }
+
+    fn strike_out(&self, prefixes: &[KeyPrefix]) {
         let mut inner = self.lock();
-        prefixes.into_iter().for_each(|prefix| drop(inner.records.remove(&prefix)));
+        prefixes.iter().for_each(|prefix| drop(inner.records.remove(prefix)));
         inner.close_ports();
         self.changed.notify(usize::MAX);
+    }
+
+    /// Changes what is stored of certificates. What fails is told and tried again with the next change.
+    async fn write(&self, changes: Vec<KeyChange>) {
+        if let Err(e) = self.store.change_keys_aside(changes).await {
+            log::error!("certificates: {e}");
+        }
+    }
+
+    /// Stores a record, unless it was removed by hand meanwhile.
+    async fn keep(&self, record: Record) {
+        let prefix = record.wish.key_prefix.clone();
+        if !self.lock().records.contains_key(&prefix) {
+            return;
+        }
+        self.write(vec![record.change()]).await;
+        let kept = self.lock().records.get_mut(&prefix).map(|known| *known = record).is_some();
+        if !kept {
+            self.forget(vec![prefix]).await;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -222,20 +252,16 @@ async fn first(node: &Handle, claim: &Claim, wish: TlsRequest, news: &Sender<New
     match attempt(node, &mut record, None, &tell).await {
         Ok(stored) => Ok(stored),
         Err(failed) => {
-            undo(&node.acme, &claim.prefix, before);
+            undo(&node.acme, &claim.prefix, before).await;
             Err(Failure::new(FailureCode::Failed, failed.trouble.what).hint(failed.trouble.hint))
         }
     }
 }
 
-fn undo(acme: &Acme, prefix: &KeyPrefix, before: Option<Record>) {
-    let change = before.as_ref().map_or_else(|| KeyChange::Acme(record::key(prefix), None), Record::change);
-    if let Err(e) = acme.store.change_keys(&[change]) {
-        log::error!("certificate {prefix}: {e}");
-    }
+async fn undo(acme: &Acme, prefix: &KeyPrefix, before: Option<Record>) {
     match before {
-        Some(record) => drop(acme.lock().records.insert(prefix.clone(), record)),
-        None => acme.forget([prefix.clone()]),
+        Some(record) => acme.keep(record).await,
+        None => acme.forget(vec![prefix.clone()]).await,
     }
 }
 
@@ -254,7 +280,7 @@ async fn attempt(
     let http = http(&record.wish).map_err(bare)?;
     let job = Job { store: &acme.store, answers: &acme.answers, tell, http };
     let issued = job.run(record, replaces).await?;
-    store(node, record, issued).map_err(bare)
+    store(node, record, issued).await.map_err(bare)
 }
 
 fn http(wish: &TlsRequest) -> Result<Http, Trouble> {
@@ -262,7 +288,7 @@ fn http(wish: &TlsRequest) -> Result<Http, Trouble> {
         .map_err(|e| Trouble { what: e.to_string(), hint: "give a PEM file with the root certificate".into() })
 }
 
-fn store(node: &Handle, record: &mut Record, issued: Issued) -> Result<Vec<KeyInfo>, Trouble> {
+async fn store(node: &Handle, record: &mut Record, issued: Issued) -> Result<Vec<KeyInfo>, Trouble> {
     let prefix = record.wish.key_prefix.clone();
     let bad =
         |e: &dyn std::fmt::Display| Trouble { what: format!("the CA's certificate: {e}"), hint: "see the log".into() };
@@ -277,7 +303,8 @@ fn store(node: &Handle, record: &mut Record, issued: Issued) -> Result<Vec<KeyIn
     let validity = Some((leaf.not_before, leaf.not_after));
     *record = Record { validity, ask_at: Some(now().wall), ..Record::new(wish, place) };
     let told = entries.iter().map(crate::keys::info).collect::<Vec<_>>();
-    node.keys.change(entries, &[], vec![record.change()]).map_err(|e| bad(&e))?;
+    let (keys, change) = (node.keys.clone(), record.change());
+    unblock(move || keys.change(entries, &[], vec![change])).await.map_err(|e| bad(&e))?;
     node.acme.lock().records.insert(prefix, record.clone());
     Ok(told.into_iter().map(|info| node.acme.describe(info)).collect())
 }
@@ -354,7 +381,7 @@ async fn renew(node: &Handle, mut record: Record) {
     record.failed_at = now().wall;
     record.trouble = Some(failed.trouble);
     record.not_before = failed.not_before;
-    keep_record(&node.acme, record);
+    node.acme.keep(record).await;
 }
 
 async fn ask(node: &Handle, mut record: Record) {
@@ -380,17 +407,7 @@ async fn ask(node: &Handle, mut record: Record) {
             record.ask_at = Some(later(ASK_AGAIN));
         }
     }
-    keep_record(&node.acme, record);
-}
-
-/// Stores a record that was not removed meanwhile.
-fn keep_record(acme: &Acme, record: Record) {
-    let mut inner = acme.lock();
-    let Some(known) = inner.records.get_mut(&record.wish.key_prefix) else { return };
-    if let Err(e) = acme.store.change_keys(&[record.change()]) {
-        log::error!("certificate {}: {e}", record.wish.key_prefix);
-    }
-    *known = record;
+    node.acme.keep(record).await;
 }
 
 fn present(keys: &Keys, prefix: &KeyPrefix) -> Option<CertificateDer<'static>> {

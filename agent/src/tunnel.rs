@@ -6,6 +6,7 @@
 //! that is taken away ends the streams that used it, at once.
 
 pub mod accept;
+mod alert;
 pub mod buffers;
 pub mod carrier;
 pub mod copy;

@@ -1,8 +1,9 @@
 //! When a certificate is ordered, renewed, or asked about: pure arithmetic on the wall clock.
 //!
 //! A certificate is renewed when two thirds of its life are over, or within the window that its CA suggests (ACME
-//! renewal information, RFC 9773). Where in that time is fixed by one random number for each certificate, so a CA that
-//! restarts does not meet everybody at once. Failures are repeated ever more slowly, and never sooner than the CA allows.
+//! renewal information, RFC 9773), but never so late that less than a quarter of its life is left for further attempts.
+//! Where in that time is fixed by one random number for each certificate, so a CA that restarts does not meet everybody
+//! at once. Failures are repeated ever more slowly, and never sooner than the CA allows.
 
 use std::time::Duration;
 
@@ -70,7 +71,7 @@ impl Course {
             (Some((from, to)), None) => self.by_age(from.0, to.0),
             (Some((from, to)), Some((begin, end))) => {
                 let life = to.0.saturating_sub(from.0);
-                self.in_span(begin.0, end.0).max(from.0 + (life / 3).min(SOONEST)).min(to.0)
+                self.in_span(begin.0, end.0).max(from.0 + (life / 3).min(SOONEST)).min(to.0 - life / 4)
             }
         };
         Timestamp(due.max(self.allowed_at()))
@@ -134,7 +135,8 @@ mod tests {
         assert!((FROM + DAY..FROM + 2 * DAY).contains(&early.order_at().0), "a revoked certificate goes early");
         let late = Some((Timestamp(FROM + 200 * DAY), Timestamp(FROM + 201 * DAY)));
         let beyond = Course { window: late, ..ninety_days(0) };
-        assert_eq!(beyond.order_at(), Timestamp(FROM + 90 * DAY), "never after its end");
+        let latest = FROM + 90 * DAY - 90 * DAY / 4;
+        assert_eq!(beyond.order_at(), Timestamp(latest), "never too late to try again");
         let past = Course { window: Some((Timestamp(1), Timestamp(2))), ..ninety_days(0) };
         assert_eq!(past.order_at(), Timestamp(FROM + 6 * HOUR), "not over and over");
         let reversed = Course { window: Some((Timestamp(FROM + 2 * DAY), Timestamp(FROM + DAY))), ..ninety_days(9) };

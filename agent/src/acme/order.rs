@@ -142,7 +142,7 @@ impl Job<'_> {
         let (account, credentials) =
             patiently!(self, builder().create(&new, wish.directory.clone(), external.as_ref()));
         let bytes = serde_json::to_vec(&credentials).map_err(broken)?;
-        self.store.change_keys(&[KeyChange::Acme(key, Some(bytes))]).map_err(broken)?;
+        self.store.change_keys_aside(vec![KeyChange::Acme(key, Some(bytes))]).await.map_err(broken)?;
         Ok(account)
     }
 
@@ -198,7 +198,7 @@ impl Job<'_> {
         };
         let pending = Pending { url: order.url().to_owned(), key };
         record.order = Some(pending.clone());
-        self.store.change_keys(&[record.change()]).map_err(broken)?;
+        self.store.change_keys_aside(vec![record.change()]).await.map_err(broken)?;
         Ok((order, pending))
     }
 

@@ -62,7 +62,7 @@ fn sentence(kind: &str) -> &'static str {
         "dns" => "the CA could not resolve the name",
         "connection" => "the CA could not connect to the name's address",
         "tls" => "the CA connected, but TLS failed",
-        "unauthorized" | "incorrectResponse" => "the CA got another answer than this node's",
+        "unauthorized" | "incorrectResponse" => "the CA did not get this node's answer",
         "caa" => "the name's CAA record does not allow this CA",
         "rateLimited" => "the CA limits how often it is asked",
         "rejectedIdentifier" | "unsupportedIdentifier" => "the CA issues no certificates for this name",
@@ -88,7 +88,7 @@ fn hint(kind: &str) -> &'static str {
         }
         "caa" => "allow the CA in the name's CAA record, or remove that record",
         "rateLimited" => "wait, and try with a test directory (--directory) meanwhile",
-        "externalAccountRequired" => "give --eab-kid and --eab-key from your account there",
+        "externalAccountRequired" => "give --eab-kid and --eab-key-file from your account there",
         "invalidContact" | "unsupportedContact" => "give another --email",
         "rejectedIdentifier" | "unsupportedIdentifier" => "check --hostname: it must be a public DNS name",
         _ => "what the CA says is above; see its documentation",

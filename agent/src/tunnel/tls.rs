@@ -31,6 +31,7 @@ use rustls::{
 use smol::future::try_zip;
 
 use super::{
+    alert,
     buffers::Buffer,
     pair::{self, Inner},
 };
@@ -52,6 +53,9 @@ pub enum TlsError {
     /// The client did not finish its handshake.
     #[error("no TLS handshake within {} s", HANDSHAKE.as_secs())]
     Slow,
+    /// There is nothing to serve TLS with.
+    #[error("there is no certificate {0}")]
+    NoCertificate(KeyPrefix),
     /// What is behind cannot be reached.
     #[error("{0}")]
     Behind(String),
@@ -93,7 +97,7 @@ impl Termination {
             Ok(Some(stream)) => stream,
             Ok(None) => return Ok(()),
             Err(error) => {
-                client.abort();
+                refuse(&client, &error).await;
                 return Err(error);
             }
         };
@@ -126,7 +130,7 @@ impl Termination {
             return Ok(None);
         }
         let http2 = alpn::asks_for_http2(&asked) && self.behind.speaks_http2(proxy, connect).await;
-        let mut config = self.config(prefix).map_err(TlsError::Handshake)?;
+        let mut config = self.config(prefix)?;
         config.alpn_protocols = alpn::offer(asked, http2);
         start.into_stream(Arc::new(config)).await.map(Some).map_err(TlsError::Handshake)
     }
@@ -138,18 +142,18 @@ impl Termination {
 
     /// The settings of the certificate of this moment. They are kept, so that clients can resume their sessions, until
     /// there is another certificate.
-    fn config(&self, prefix: &KeyPrefix) -> io::Result<ServerConfig> {
+    fn config(&self, prefix: &KeyPrefix) -> Result<ServerConfig, TlsError> {
         let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(certificate) = self.keys.certificate(prefix) else {
             configs.remove(prefix);
-            return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no certificate {prefix}")));
+            return Err(TlsError::NoCertificate(prefix.clone()));
         };
         if let Some((of, config)) = configs.get(prefix)
             && Arc::ptr_eq(of, &certificate)
         {
             return Ok(config.as_ref().clone());
         }
-        let config = server_config(certificate.clone()).map_err(io::Error::other)?;
+        let config = server_config(certificate.clone()).map_err(|e| TlsError::Handshake(io::Error::other(e)))?;
         configs.insert(prefix.clone(), (certificate, Arc::new(config.clone())));
         Ok(config)
     }
@@ -162,6 +166,20 @@ pub fn server_config(certificate: Arc<CertifiedKey>) -> Result<ServerConfig, rus
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate)));
     config.ticketer = ring::Ticketer::new()?;
     Ok(config)
+}
+
+/// Lets a client go with which there is no session. One that only could not agree has its alert from TLS already.
+async fn refuse(client: &Inner, error: &TlsError) {
+    let mut io = client;
+    let told = match error {
+        TlsError::NoCertificate(_) => io.write_all(&alert::INTERNAL_ERROR).await,
+        TlsError::Handshake(_) => Ok(()),
+        TlsError::Slow | TlsError::Behind(_) | TlsError::Broken(_) => Err(io::ErrorKind::ConnectionAborted.into()),
+    };
+    match told.and_then(|()| client.end()) {
+        Ok(()) => alert::part(io).await,
+        Err(_) => client.abort(),
+    }
 }
 
 /// Carries both directions to their ends.
