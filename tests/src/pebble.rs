@@ -9,7 +9,7 @@ use crate::{
     wait::wait_for,
 };
 use serde_json::json;
-use std::{fs, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::PathBuf};
 
 const ACME: u16 = 14000;
 const MANAGEMENT: u16 = 15000;
@@ -27,11 +27,22 @@ pub struct Behaviour {
     pub blocked: Vec<String>,
     /// Seconds that it takes to check a name.
     pub checks_for: u32,
+    /// Whether a name that was proven may count as proven for a later order.
+    pub remembers_proofs: bool,
+    /// The identifier and the key, base64url, of an account made elsewhere; with one, none but such accounts are made.
+    pub external: Option<(String, String)>,
 }
 
 impl Default for Behaviour {
     fn default() -> Behaviour {
-        Behaviour { nonces_rejected: 15, validity: 90 * 24 * 3600, blocked: Vec::new(), checks_for: 0 }
+        Behaviour {
+            nonces_rejected: 15,
+            validity: 90 * 24 * 3600,
+            blocked: Vec::new(),
+            checks_for: 0,
+            remembers_proofs: true,
+            external: None,
+        }
     }
 }
 
@@ -74,6 +85,9 @@ impl Pebble {
         server.arg("-config").arg(config(host, &authority, behaviour));
         server.args(["-dnsserver", &format!("{address}:{DNS}")]);
         server.env("PEBBLE_WFE_NONCEREJECT", behaviour.nonces_rejected.to_string());
+        if !behaviour.remembers_proofs {
+            server.env("PEBBLE_AUTHZREUSE", "0");
+        }
         match behaviour.checks_for {
             0 => server.env("PEBBLE_VA_NOSLEEP", "1"),
             seconds => server.env("PEBBLE_VA_SLEEPTIME", seconds.to_string()),
@@ -145,7 +159,8 @@ fn config(host: &Host, authority: &Authority, behaviour: &Behaviour) -> PathBuf 
         "httpPort": 80,
         "tlsPort": 443,
         "ocspResponderURL": "",
-        "externalAccountBindingRequired": false,
+        "externalAccountBindingRequired": behaviour.external.is_some(),
+        "externalAccountMACKeys": behaviour.external.iter().cloned().collect::<BTreeMap<_, _>>(),
         "domainBlocklist": behaviour.blocked,
         "retryAfter": { "authz": 1, "order": 1 },
         "certificateValidityPeriod": behaviour.validity,

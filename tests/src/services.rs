@@ -2,10 +2,13 @@
 //!
 //! Those of Debian packages are started where they are installed; else the test says that it is left out.
 
+mod http2;
 mod postgres;
 mod redis;
 mod sse;
+pub mod websocket;
 
+pub use http2::http2;
 pub use postgres::Postgres;
 pub use redis::Redis;
 pub use sse::Sse;
