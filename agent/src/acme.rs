@@ -8,31 +8,31 @@ pub mod answers;
 mod client;
 mod http01;
 mod order;
+mod problems;
 mod record;
+mod renewal;
 mod words;
 
+pub use problems::problems;
 pub use record::key as record_key;
+pub use renewal::keep;
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use async_io::Timer;
 use blocking::unblock;
 use event_listener::Event;
-use hive_core::acme::{ASK_AGAIN, Act};
 use hive_protocol::{
-    HostPattern, KeyEntry, KeyInfo, KeyPrefix, KeyType, Problem, Timestamp,
-    keys::TlsRequest,
+    HostPattern, KeyEntry, KeyInfo, KeyPrefix, KeyType, Timestamp,
+    keys::{Challenge, TlsRequest},
     message::{Failure, FailureCode},
 };
 use rustls::pki_types::CertificateDer;
 use smol::{
     Task,
     channel::{self, Receiver, Sender},
-    future::or,
 };
 
 use self::{
@@ -43,7 +43,7 @@ use self::{
 };
 use crate::{
     exec,
-    keys::{Keys, check},
+    keys::check,
     node::{Handle, now},
     random,
     store::{KeyChange, Store, StoreError},
@@ -51,8 +51,10 @@ use crate::{
 
 /// Steps that wait to be told; more are left out, the log has them all.
 const STEPS: usize = 64;
-/// Longest sleep of the keeper: the wall clock may be set meanwhile.
-const NAP: Duration = Duration::from_secs(3600);
+/// Attempts of one request to the CA, the first included, while somebody waits: a quarter of a minute.
+const FEW_ATTEMPTS: u32 = 5;
+/// Attempts where nobody does.
+const ATTEMPTS: u32 = 8;
 /// Most names of one certificate: what Let's Encrypt allows.
 const MOST_NAMES: usize = 100;
 
@@ -113,18 +115,6 @@ impl Acme {
             info.last_error = record.trouble.as_ref().map(|trouble| trouble.what.clone());
         }
         info
-    }
-
-    /// What went wrong with renewals, for `status`.
-    pub fn problems(&self) -> Vec<Problem> {
-        let inner = self.lock();
-        let troubled = inner.records.iter().filter_map(|(prefix, record)| Some((prefix, record.trouble.as_ref()?)));
-        troubled
-            .map(|(prefix, trouble)| Problem {
-                what: format!("certificate {prefix} was not renewed: {}", trouble.what),
-                hint: trouble.hint.clone(),
-            })
-            .collect()
     }
 
     /// Lets certificates be that were removed or replaced by hand. Their records are removed from the disk once more: a
@@ -213,6 +203,7 @@ impl Drop for Claim {
 /// Obtains a certificate; it goes on when nobody listens any more.
 pub fn obtain(node: &Handle, wish: TlsRequest) -> Result<Receiver<News>, Failure> {
     check_names(&wish.hostnames)?;
+    check_proxies(node, &wish)?;
     let (sender, news) = channel::bounded(STEPS);
     let node = node.clone();
     exec::spawn(async move {
@@ -237,6 +228,21 @@ fn check_names(names: &[HostPattern]) -> Result<(), Failure> {
     }
 }
 
+/// A CA counts failures, so one that can be foreseen is told here.
+fn check_proxies(node: &Handle, wish: &TlsRequest) -> Result<(), Failure> {
+    let routes = node.routes.get();
+    let ends_here = routes.proxies.iter().any(|proxy| proxy.key_prefix.is_some());
+    if wish.challenge != Challenge::TlsAlpn01 || ends_here {
+        return Ok(());
+    }
+    let hint = format!(
+        "first add the proxy that port 443 of the names leads to, with --tls true --key-prefix {}; it needs no certificate \
+         yet",
+        wish.key_prefix
+    );
+    Err(Failure::new(FailureCode::Usage, "TLS ends at no proxy of this node, so none answers tls-alpn-01").hint(hint))
+}
+
 /// An order that somebody asked for. Where it fails, all is as before.
 async fn first(node: &Handle, claim: &Claim, wish: TlsRequest, news: &Sender<News>) -> Result<Vec<KeyInfo>, Failure> {
     let before = node.acme.lock().records.get(&claim.prefix).cloned();
@@ -249,7 +255,7 @@ async fn first(node: &Handle, claim: &Claim, wish: TlsRequest, news: &Sender<New
         log::info!("certificate {prefix}: {step}");
         let _ = news.try_send(News::Step(step));
     };
-    match attempt(node, &mut record, None, &tell).await {
+    match attempt(node, &mut record, None, &tell, FEW_ATTEMPTS).await {
         Ok(stored) => Ok(stored),
         Err(failed) => {
             undo(&node.acme, &claim.prefix, before).await;
@@ -271,6 +277,7 @@ async fn attempt(
     record: &mut Record,
     replaces: Option<CertificateDer<'static>>,
     tell: order::Tell<'_>,
+    attempts: u32,
 ) -> Result<Vec<KeyInfo>, Failed> {
     let acme = &node.acme;
     let bare = |trouble| Failed { trouble, not_before: Timestamp(0) };
@@ -278,7 +285,7 @@ async fn attempt(
         acme.answer_on(port).map_err(bare)?;
     }
     let http = http(&record.wish).map_err(bare)?;
-    let job = Job { store: &acme.store, answers: &acme.answers, tell, http };
+    let job = Job { store: &acme.store, answers: &acme.answers, tell, http, attempts };
     let issued = job.run(record, replaces).await?;
     store(node, record, issued).await.map_err(bare)
 }
@@ -314,104 +321,6 @@ fn issuers(chain: &str) -> Option<&str> {
     const END: &str = "-----END CERTIFICATE-----";
     let rest = chain[chain.find(END)? + END.len()..].trim_start();
     (!rest.is_empty()).then_some(rest)
-}
-
-/// Renews what is due, for as long as the node lives, and goes on with what a restart broke off.
-pub async fn keep(node: Handle) {
-    for port in ports(&node.acme) {
-        if let Err(trouble) = node.acme.answer_on(port) {
-            log::warn!("{}", trouble.what);
-        }
-    }
-    loop {
-        let changed = node.acme.changed.listen();
-        let due = due(&node.acme);
-        let wall = now().wall;
-        match due {
-            Some((at, prefix, act)) if at <= wall => act_on(&node, &prefix, act).await,
-            Some((at, ..)) => {
-                let nap = Duration::from_millis(at.0 - wall.0).min(NAP);
-                or(
-                    async {
-                        Timer::after(nap).await;
-                    },
-                    changed,
-                )
-                .await;
-            }
-            None => changed.await,
-        }
-    }
-}
-
-fn ports(acme: &Acme) -> BTreeSet<u16> {
-    acme.lock().records.values().filter_map(Record::http_port).collect()
-}
-
-/// The certificate that is due next, and for what.
-fn due(acme: &Acme) -> Option<(Timestamp, KeyPrefix, Act)> {
-    let inner = acme.lock();
-    let idle = inner.records.iter().filter(|(prefix, _)| !inner.running.contains(*prefix));
-    idle.map(|(prefix, record)| (record.course().next(), prefix.clone()))
-        .min_by_key(|((at, _), _)| *at)
-        .map(|((at, act), prefix)| (at, prefix, act))
-}
-
-async fn act_on(node: &Handle, prefix: &KeyPrefix, act: Act) {
-    let Some(claim) = node.acme.claim(prefix) else { return };
-    let Some(record) = node.acme.lock().records.get(prefix).cloned() else { return };
-    match act {
-        Act::Order => renew(node, record).await,
-        Act::Ask => ask(node, record).await,
-    }
-    drop(claim);
-}
-
-async fn renew(node: &Handle, mut record: Record) {
-    let prefix = record.wish.key_prefix.clone();
-    let present = present(&node.keys, &prefix);
-    // Only a CA that suggests windows knows what it is to replace a certificate.
-    let replaces = present.filter(|_| record.window.is_some());
-    let tell = |step: String| log::info!("certificate {prefix}: {step}");
-    let Err(failed) = attempt(node, &mut record, replaces, &tell).await else {
-        return log::info!("certificate {prefix}: renewed");
-    };
-    log::warn!("certificate {prefix}: not renewed: {}", failed.trouble.what);
-    record.failures = record.failures.saturating_add(1);
-    record.failed_at = now().wall;
-    record.trouble = Some(failed.trouble);
-    record.not_before = failed.not_before;
-    node.acme.keep(record).await;
-}
-
-async fn ask(node: &Handle, mut record: Record) {
-    let asked = async {
-        let http = http(&record.wish).ok()?;
-        let certificate = present(&node.keys, &record.wish.key_prefix)?;
-        let tell = |step: String| log::debug!("{step}");
-        let job = Job { store: &node.acme.store, answers: &node.acme.answers, tell: &tell, http };
-        Some(job.window(&record.wish, &certificate).await)
-    };
-    let wall = now().wall;
-    let later =
-        |pause: Duration| Timestamp(wall.0.saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)));
-    match asked.await {
-        Some(Ok(Some((window, again)))) => {
-            record.window = Some(window);
-            record.ask_at = Some(later(again.clamp(Duration::from_secs(60), ASK_AGAIN * 4)));
-        }
-        // The CA has no such answer.
-        Some(Ok(None)) | None => record.ask_at = None,
-        Some(Err(failed)) => {
-            log::debug!("no renewal information: {}", failed.trouble.what);
-            record.ask_at = Some(later(ASK_AGAIN));
-        }
-    }
-    node.acme.keep(record).await;
-}
-
-fn present(keys: &Keys, prefix: &KeyPrefix) -> Option<CertificateDer<'static>> {
-    keys.certificate(prefix)?.cert.first().cloned()
 }
 
 fn listed(names: &[HostPattern]) -> String {

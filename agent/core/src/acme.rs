@@ -24,6 +24,17 @@ const SOONEST: u64 = 6 * HOUR;
 /// Between questions about the suggested window, unless the CA names another time.
 pub const ASK_AGAIN: Duration = Duration::from_millis(6 * HOUR);
 
+/// Longest time before a certificate's end at which somebody is told who has to renew it by hand.
+const NOTICE: u64 = 14 * DAY;
+
+/// Whether a certificate, of which begin and end are given, should have been renewed by now: less than a quarter of its life
+/// is left, and less than 14 days.
+#[must_use]
+pub fn is_late((from, to): (Timestamp, Timestamp), now: Timestamp) -> bool {
+    let life = to.0.saturating_sub(from.0);
+    now.0 >= to.0.saturating_sub((life / 4).min(NOTICE))
+}
+
 /// What is known of one certificate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Course {
@@ -141,6 +152,13 @@ mod tests {
         assert_eq!(past.order_at(), Timestamp(FROM + 6 * HOUR), "not over and over");
         let reversed = Course { window: Some((Timestamp(FROM + 2 * DAY), Timestamp(FROM + DAY))), ..ninety_days(9) };
         assert_eq!(reversed.order_at(), Timestamp(FROM + 2 * DAY), "nonsense does no harm");
+    }
+
+    #[test]
+    fn what_nobody_renews_is_late_before_it_ends() {
+        let late = |life, after| is_late((Timestamp(FROM), Timestamp(FROM + life)), Timestamp(FROM + after));
+        assert!(!late(90 * DAY, 75 * DAY) && late(90 * DAY, 76 * DAY) && late(90 * DAY, 100 * DAY));
+        assert!(!late(6 * DAY, 4 * DAY) && late(6 * DAY, 5 * DAY), "a short life, a short notice");
     }
 
     #[test]

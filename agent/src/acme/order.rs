@@ -29,8 +29,6 @@ use super::{
 };
 use crate::store::{KeyChange, Store};
 
-/// Attempts of one request, the first included.
-const ATTEMPTS: u32 = 8;
 /// The longest that is waited for the CA's patience while somebody waits for us.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// Between looks at an order: the first pause, and the longest.
@@ -68,6 +66,8 @@ pub struct Job<'a> {
     pub tell: Tell<'a>,
     /// Talks to the CA.
     pub http: Http,
+    /// Attempts of one request, the first included.
+    pub attempts: u32,
 }
 
 /// Repeats a request to the CA while its failure may pass.
@@ -314,7 +314,7 @@ impl Job<'_> {
             Error::Api(problem) if words::kind(problem) == "badNonce" => Duration::ZERO,
             _ => wish.unwrap_or_else(|| Duration::from_secs(1 << (*attempts - 1).min(5))),
         };
-        if !words::is_passing(error) || *attempts >= ATTEMPTS || pause > LONGEST_WAIT {
+        if !words::is_passing(error) || *attempts >= self.attempts || pause > LONGEST_WAIT {
             let not_before = Timestamp::from(SystemTime::now() + wish.unwrap_or_default());
             return Err(Failed { not_before, ..self.failed(error) });
         }
