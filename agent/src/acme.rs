@@ -25,7 +25,7 @@ use std::{
 use blocking::unblock;
 use event_listener::Event;
 use hive_protocol::{
-    HostPattern, KeyEntry, KeyInfo, KeyPrefix, KeyType, Timestamp,
+    HostPattern, KeyEntry, KeyInfo, KeyPrefix, KeyType,
     keys::{Challenge, TlsRequest},
     message::{Failure, FailureCode},
 };
@@ -280,14 +280,13 @@ async fn attempt(
     attempts: u32,
 ) -> Result<Vec<KeyInfo>, Failed> {
     let acme = &node.acme;
-    let bare = |trouble| Failed { trouble, not_before: Timestamp(0) };
     if let Some(port) = record.http_port() {
-        acme.answer_on(port).map_err(bare)?;
+        acme.answer_on(port).map_err(Failed::from)?;
     }
-    let http = http(&record.wish).map_err(bare)?;
+    let http = http(&record.wish).map_err(Failed::from)?;
     let job = Job { store: &acme.store, answers: &acme.answers, tell, http, attempts };
     let issued = job.run(record, replaces).await?;
-    store(node, record, issued).await.map_err(bare)
+    store(node, record, issued).await.map_err(Failed::from)
 }
 
 fn http(wish: &TlsRequest) -> Result<Http, Trouble> {

@@ -9,7 +9,12 @@ use crate::{
     wait::wait_for,
 };
 use serde_json::json;
-use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 const ACME: u16 = 14000;
 const MANAGEMENT: u16 = 15000;
@@ -50,6 +55,9 @@ impl Default for Behaviour {
 pub struct Pebble {
     host: Host,
     authority: Authority,
+    folder: PathBuf,
+    config: PathBuf,
+    behaviour: Behaviour,
     server: Process,
     _names: Process,
 }
@@ -81,21 +89,26 @@ impl Pebble {
         ]);
         names.args(["-dns01", &format!("{address}:{DNS}"), "-management", &format!("{address}:{DNS_MANAGEMENT}")]);
         let names = Process::start(host, "names", names);
-        let mut server = host.command(folder.join("pebble"));
-        server.arg("-config").arg(config(host, &authority, behaviour));
-        server.args(["-dnsserver", &format!("{address}:{DNS}")]);
-        server.env("PEBBLE_WFE_NONCEREJECT", behaviour.nonces_rejected.to_string());
-        if !behaviour.remembers_proofs {
-            server.env("PEBBLE_AUTHZREUSE", "0");
-        }
-        match behaviour.checks_for {
-            0 => server.env("PEBBLE_VA_NOSLEEP", "1"),
-            seconds => server.env("PEBBLE_VA_SLEEPTIME", seconds.to_string()),
+        let config = config(host, &authority, behaviour);
+        let server = serve(host, &folder, &config, behaviour);
+        let pebble = Pebble {
+            host: host.clone(),
+            authority,
+            folder,
+            config,
+            behaviour: behaviour.clone(),
+            server,
+            _names: names,
         };
-        let server = Process::start(host, "pebble", server);
-        let pebble = Pebble { host: host.clone(), authority, server, _names: names };
         pebble.root();
         Some(pebble)
+    }
+
+    /// Stops it and starts another in its place, which knows no account, no order and no root of the first.
+    pub fn replace(&mut self) {
+        self.server.kill();
+        self.server = serve(&self.host, &self.folder, &self.config, &self.behaviour);
+        self.root();
     }
 
     /// The address of its directory.
@@ -140,6 +153,20 @@ impl Pebble {
         command.args(["--silent", "--show-error", "--noproxy", "*", "--cacert"]).arg(self.ca_file()).args(arguments);
         process::run(command, b"", PATIENCE)
     }
+}
+
+fn serve(host: &Host, folder: &Path, config: &Path, behaviour: &Behaviour) -> Process {
+    let mut server = host.command(folder.join("pebble"));
+    server.arg("-config").arg(config).args(["-dnsserver", &format!("{}:{DNS}", host.ipv4())]);
+    server.env("PEBBLE_WFE_NONCEREJECT", behaviour.nonces_rejected.to_string());
+    if !behaviour.remembers_proofs {
+        server.env("PEBBLE_AUTHZREUSE", "0");
+    }
+    match behaviour.checks_for {
+        0 => server.env("PEBBLE_VA_NOSLEEP", "1"),
+        seconds => server.env("PEBBLE_VA_SLEEPTIME", seconds.to_string()),
+    };
+    Process::start(host, "pebble", server)
 }
 
 fn config(host: &Host, authority: &Authority, behaviour: &Behaviour) -> PathBuf {

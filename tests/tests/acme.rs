@@ -74,19 +74,20 @@ fn a_refusal_is_told_in_words_and_leaves_nothing() {
     });
     world.ca.lead("other.example", other.ipv4());
     let cases = [
-        ("unknown.example", "http-01", "could not resolve"),
-        ("away.example", "http-01", "could not connect"),
-        ("away.example", "tls-alpn-01", "Failed to connect"),
-        ("other.example", "http-01", "did not get this node's answer"),
-        ("blocked.example", "http-01", "issues no certificates"),
+        ("unknown.example", "could not resolve"),
+        ("away.example", "could not connect"),
+        ("other.example", "did not get this node's answer"),
+        ("blocked.example", "issues no certificates"),
     ];
-    for (name, challenge, words) in cases {
-        let told = world.obtain(&world.gate, challenge, &[name]).failure(1);
+    for (name, words) in cases {
+        let told = world.obtain(&world.gate, "http-01", &[name]).failure(1);
         assert!(told.contains(words) && told.contains("hint: "), "{name}: {told}");
     }
     assert_eq!(world.gate.json(&["keys"]), json!([]));
     let problems = world.gate.json(&["status"])["problems"].to_string();
     assert!(!problems.contains("certificate"), "{problems}");
+    let told = world.obtain(&world.gate, "tls-alpn-01", &["shed.example"]).failure(2);
+    assert!(told.contains("TLS ends at no proxy") && told.contains("--tls true"), "the CA is not even asked: {told}");
     let arguments = ["tls", "--hostname", "a.example", "--key-prefix", "web", "--directory", &world.ca.directory()];
     let told = world.gate.ctl(&arguments).failure(1);
     assert!(told.contains("--ca-file"), "its root is not trusted: {told}");
@@ -206,4 +207,22 @@ fn an_account_made_elsewhere_is_bound() {
     obtain(&["--eab-kid", "shed-1", "--eab-key-file", &right]).success();
     let again = obtain(&[]).success();
     assert!(again.contains("using the account"), "it is bound once: {again}");
+}
+
+#[test]
+fn an_account_that_the_ca_has_forgotten_is_made_anew() {
+    let test = "an_account_that_the_ca_has_forgotten_is_made_anew";
+    let Some(mut world) = World::start(test, &Behaviour::default()) else { return };
+    world.ca.lead("shed.example", world.gate.host().ipv4());
+    let obtain =
+        |world: &World, more: &[&str]| world.obtain_with(&world.gate, "http-01", &["shed.example"], more).success();
+    obtain(&world, &[]);
+    let told = obtain(&world, &["--email", "me@shed.example"]);
+    assert!(told.contains("using the account") && told.contains("to write to me@shed.example"), "{told}");
+    let told = obtain(&world, &["--email", "me@shed.example"]);
+    assert!(!told.contains("to write to"), "it was told once: {told}");
+    world.ca.replace();
+    let told = obtain(&world, &[]);
+    assert!(told.contains("does not know this node's account") && told.contains("making an account"), "{told}");
+    assert!(obtain(&world, &[]).contains("using the account"), "which is kept");
 }
