@@ -23,7 +23,10 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Longest ClientHello; those with post-quantum keys have 2 KiB.
 const LONGEST: usize = 16 * 1024;
 /// Between looks at a ClientHello of which only a part is there: its bytes stay in the socket, so that is always ready.
+/// Doubled while nothing comes, so that many slow clients cost little.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// The longest of these pauses.
+const LOOK_SELDOM: Duration = Duration::from_millis(320);
 
 /// Why a connection goes to no proxy.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +74,7 @@ fn choose(group: &[Arc<ProxySpec>], host: Option<&str>) -> Option<Arc<ProxySpec>
 /// Looks at the ClientHello until it is whole, and says which host it asks for.
 async fn look(client: &Async<TcpStream>) -> Result<Option<String>, SniError> {
     let mut seen = vec![0; 2048];
-    let mut before = 0;
+    let (mut before, mut pause) = (0, LOOK_AGAIN);
     loop {
         let len = client.peek(&mut seen).await?;
         match parse(&seen[..len])? {
@@ -79,8 +82,9 @@ async fn look(client: &Async<TcpStream>) -> Result<Option<String>, SniError> {
             None if len == LONGEST => return Err(SniError::TooLong),
             None if len == seen.len() => seen.resize(LONGEST, 0),
             None if len == before && ended(client)? => return Err(SniError::Gone(io::ErrorKind::UnexpectedEof.into())),
-            None => drop(Timer::after(LOOK_AGAIN).await),
+            None => drop(Timer::after(pause).await),
         }
+        pause = if len > before { LOOK_AGAIN } else { (pause * 2).min(LOOK_SELDOM) };
         before = len;
     }
 }
