@@ -26,6 +26,8 @@ use crate::{
 
 /// How long tunnelled connections may take to end by themselves when the agent stops.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Channels of the bulk plane that wait for the task that serves them.
+const ACCEPTED_CHANNELS: usize = 64;
 const STORED_IDENTITY: &str = "identity";
 
 /// Why the agent did not start, or stopped.
@@ -96,7 +98,7 @@ async fn serve(settings: Settings, store: Arc<Store>) -> Result<(), Error> {
     let key = identity(&store)?;
     let mut core = core(&settings, &store, &key)?;
     let made = setup::apply(&mut core, &settings)?;
-    let Net { swarm, handles, incoming } = Net::new(&key, VERSION)?;
+    let Net { swarm, handles, incoming, acceptor } = Net::new(&key, VERSION)?;
     let mut node = Node::new(core, swarm, handles, store.clone(), settings.announce.clone())?;
     node.store_setup().await.map_err(Error::NotStored)?;
     // Only now: what is shown once must be what is stored.
@@ -106,9 +108,12 @@ async fn serve(settings: Settings, store: Arc<Store>) -> Result<(), Error> {
     let socket = control::listen(&settings.socket)?;
     let handle = node.handle();
     log::info!("hive-agent {VERSION}, node {}, control socket {}", handle.id, settings.socket.display());
+    let (channels, accepted) = smol::channel::bounded(ACCEPTED_CHANNELS);
     let tasks = [
         exec::spawn(node.run()),
         exec::spawn(serve::streams(handle.clone(), incoming)),
+        exec::spawn(serve::channels(handle.clone(), accepted)),
+        exec::spawn(acceptor.run(channels)),
         exec::spawn(tunnel::listen::keep(handle.clone())),
         exec::spawn(acme::keep(handle.clone())),
         exec::spawn(socket.serve(handle.clone())),
@@ -124,9 +129,9 @@ async fn stopped(mut signals: Signals) {
 }
 
 /// Stops accepting, lets tunnelled connections end for a while, and ends the loop, which has stored everything.
-async fn shut_down(handle: &Handle, tasks: [smol::Task<()>; 5]) {
-    let [node, streams, egress, renewals, socket] = tasks;
-    for serving in [streams, egress, renewals, socket] {
+async fn shut_down(handle: &Handle, tasks: [smol::Task<()>; 7]) {
+    let [node, serving @ ..] = tasks;
+    for serving in serving {
         // A task that is dropped ends some time later: the process could be faster, and leave the socket's file behind.
         serving.cancel().await;
     }

@@ -185,6 +185,7 @@ impl Node {
             Input::Register { identity, network, reply } => self.register(&identity, network, reply),
             Input::Punch { peer, addresses, part } => self.dial_through_hole(peer, addresses, part),
             Input::DialBeside { peer, addresses } => self.dial_beside(peer, addresses),
+            Input::Close(id) => self.close_now(id),
             Input::Listen { addresses, reply } => self.listen(&addresses, reply),
             Input::Stop(_) => Reply::none(),
         }

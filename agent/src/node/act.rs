@@ -1,10 +1,11 @@
 //! Carrying out what the core says: step three of a turn.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use hive_core::{ConnId, Output, Routes};
 use hive_protocol::{Identity, NetworkName, NodeId, peer::PeerMessage};
 use hive_transport::quic::is_quic;
+use libp2p::swarm::ConnectionId;
 use smol::channel::Sender;
 
 use super::{Dialled, Node, Reply, handle::Registration, now};
@@ -12,7 +13,11 @@ use crate::{
     exec, join,
     net::{self, Part, registry::is_relayed},
     peers, punch,
+    time::within,
 };
+
+/// How long a connection stays for the last words of its streams.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl Node {
     pub(super) fn act(&mut self, action: Output) {
@@ -96,10 +101,28 @@ impl Node {
         Some(self.writers.entry(conn).or_insert_with(|| peers::writer(streams.clone(), connection.id)))
     }
 
+    /// Closes a connection, once its peer was told of the streams that end with it: else it would take them for streams
+    /// whose path broke, and keep them for their grace.
     fn close(&mut self, conn: ConnId, reason: &str) {
         let Some(connection) = self.handle.registry.by_conn(conn) else { return };
         log::debug!("closing connection #{} to {}: {reason}", conn.0, connection.peer);
-        self.net.close_connection(connection.id);
+        // What the routes no longer allow ends now, whichever the core said first.
+        self.handle.tunnels.enforce(&self.core.routes());
+        if !self.handle.tunnels.is_ending_on(conn) {
+            self.net.close_connection(connection.id);
+            return;
+        }
+        let handle = self.handle.clone();
+        exec::spawn(async move {
+            let _ = within(LAST_WORDS, handle.tunnels.ended_on(conn)).await;
+            handle.close(connection.id).await;
+        })
+        .detach();
+    }
+
+    pub(super) fn close_now(&mut self, id: ConnectionId) -> Reply {
+        self.net.close_connection(id);
+        Reply::none()
     }
 
     fn close_if_idle(&mut self, conn: ConnId) {
