@@ -10,7 +10,9 @@ mod postgres;
 
 use std::{
     collections::BTreeMap,
+    future::poll_fn,
     io,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -22,6 +24,7 @@ use futures::{
 };
 use futures_rustls::{LazyConfigAcceptor, server::TlsStream};
 use hive_protocol::{KeyPrefix, ProxyId};
+use hive_transport::buffers::Buffer;
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -191,8 +194,7 @@ async fn carry(stream: TlsStream<BufReader<&Inner>>, plain: &Inner) -> io::Resul
 async fn decrypt(mut from: impl AsyncRead + Unpin, plain: &Inner) -> io::Result<()> {
     let mut to = plain;
     loop {
-        let mut buffer = memory::frame_buffer();
-        let len = from.read(&mut buffer).await?;
+        let (buffer, len) = read(&mut from).await?;
         if len == 0 {
             return plain.end();
         }
@@ -204,8 +206,7 @@ async fn decrypt(mut from: impl AsyncRead + Unpin, plain: &Inner) -> io::Result<
 async fn encrypt(plain: &Inner, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     let mut from = plain;
     loop {
-        let mut buffer = memory::frame_buffer();
-        let len = from.read(&mut buffer).await?;
+        let (buffer, len) = read(&mut from).await?;
         if len == 0 && !plain.is_regular_end().await {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
@@ -215,6 +216,15 @@ async fn encrypt(plain: &Inner, mut to: impl AsyncWrite + Unpin) -> io::Result<(
         to.write_all(&buffer[..len]).await?;
         to.flush().await?;
     }
+}
+
+/// Reads into a buffer that is held only while there is something in it: connections in silence keep none.
+async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<(Buffer, usize)> {
+    poll_fn(|cx| {
+        let mut buffer = memory::frame_buffer();
+        Pin::new(&mut *from).poll_read(cx, &mut buffer).map_ok(|len| (buffer, len))
+    })
+    .await
 }
 
 /// A pair for a session: the end that the tunnel carries, and the session's own.
