@@ -8,7 +8,7 @@
 //! Each room decides one thing and knows nothing of the others: `membership` (networks and their secrets), `peers` and
 //! `sync` (the table), `newcomers` (how fast it grows), `own` (this node's record), `connections`, `path` (whom to
 //! dial), `reach`, `relays` and `punch` (ways through NATs), `routes` (proxies and admission), `register`, `session`,
-//! `guard`, [`acme`] (when certificates are ordered). [`Core`] only carries news between them.
+//! `guard`, [`acme`] (when certificates are ordered), [`update`] (when another binary takes this one's place). [`Core`] only carries news between them.
 
 #![forbid(unsafe_code)]
 
@@ -38,6 +38,7 @@ mod sync;
 mod tables;
 #[cfg(test)]
 mod testing;
+pub mod update;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

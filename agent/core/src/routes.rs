@@ -72,6 +72,12 @@ impl Routes {
         spec.zip(link).is_some_and(|(s, l)| l.peer == s.remote.node && l.networks.contains(&s.remote.network))
     }
 
+    /// Members that are connected, one in several networks counted for each.
+    #[must_use]
+    pub fn members(&self) -> usize {
+        self.best.len()
+    }
+
     /// The best connection to a member: direct before relayed, TCP before QUIC, the oldest first.
     #[must_use]
     pub fn path(&self, network: &NetworkName, peer: &NodeId) -> Option<ConnId> {
