@@ -6,7 +6,7 @@ use std::{
 };
 
 use hive_agent::{
-    COMMIT, TARGET, VERSION, agent, check, files, logs, memory,
+    BUILD, agent, check, files, logs, memory,
     options::{Command, Options},
     terminal,
 };
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     memory::give_back_large_blocks();
     files::raise_limit();
     let outcome = match &options.command {
-        _ if options.version => say(&format!("hive-agent {VERSION} {TARGET} {COMMIT}")),
+        _ if options.version => say(&format!("hive-agent {} {} {}", BUILD.version, BUILD.target, BUILD.commit)),
         Some(Command::HashPassword(_)) => hash_password(),
         Some(Command::Check(_)) => check::run(&options).and_then(|report| say(report.trim_end())),
         None => agent::run(&options),

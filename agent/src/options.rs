@@ -14,12 +14,14 @@ use hive_core::RelayMode;
 use hive_protocol::{NetworkName, NodeName, password::PasswordHashed};
 use libp2p::Multiaddr;
 
+use crate::update::ReleaseKey;
+
 /// Runs one node of a hive: a private, federated network of machines that carry tunnels for each other.
 #[derive(FromArgs, Debug)]
 #[argh(
     example = "First node:\n  hive-agent --network lab:correct-horse --name gpu-box",
     example = "Another one, with secrets kept out of the process list:\n  hive-agent --credentials /etc/hive/credentials",
-    note = "Every option has an environment variable: HIVE_STATE, HIVE_LISTEN, HIVE_ANNOUNCE, HIVE_NETWORK, HIVE_ADMIN, HIVE_CREDENTIALS, HIVE_NAME, HIVE_SOCKET, HIVE_RELAY, RUST_LOG. Options win."
+    note = "Every option has an environment variable: HIVE_STATE, HIVE_LISTEN, HIVE_ANNOUNCE, HIVE_NETWORK, HIVE_ADMIN, HIVE_CREDENTIALS, HIVE_NAME, HIVE_SOCKET, HIVE_RELAY, HIVE_UPDATE_KEY, RUST_LOG. Options win."
 )]
 pub struct Options {
     /// state folder (default: /var/lib/hive as root, else ~/.local/state/hive)
@@ -55,6 +57,9 @@ pub struct Options {
     /// serve as relay for members: auto, always or never
     #[argh(option, arg_name = "mode")]
     pub relay: Option<String>,
+    /// take new agents (hivectl update-node) only with a signature of this Ed25519 key: a PEM file of the public key, or its base64
+    #[argh(option, arg_name = "key")]
+    pub update_key: Option<String>,
     /// what to log, an env_logger filter such as `debug` or `hive_agent=debug,info` (default: info)
     #[argh(option, arg_name = "filter")]
     pub log: Option<String>,
@@ -130,6 +135,8 @@ pub struct Settings {
     pub socket: PathBuf,
     /// Whether to relay for members.
     pub relay: RelayMode,
+    /// Whose signature a new agent must have.
+    pub update_key: Option<ReleaseKey>,
 }
 
 /// The admin's password, or its hash.
@@ -160,6 +167,7 @@ impl Options {
             name: self.node_name()?,
             socket: self.socket.clone().or_else(|| env_path("HIVE_SOCKET")).unwrap_or_else(|| default_socket(&state)),
             relay: self.relay_mode()?,
+            update_key: self.release_key()?,
             state,
         })
     }
@@ -185,6 +193,11 @@ impl Options {
     fn node_name(&self) -> Result<Option<NodeName>, OptionError> {
         let given = self.name.clone().or_else(|| env_text("HIVE_NAME"));
         given.map(|text| parse("--name", &text)).transpose()
+    }
+
+    fn release_key(&self) -> Result<Option<ReleaseKey>, OptionError> {
+        let given = self.update_key.clone().or_else(|| env_text("HIVE_UPDATE_KEY"));
+        given.map(|text| parse("--update-key", &text)).transpose()
     }
 
     fn relay_mode(&self) -> Result<RelayMode, OptionError> {
