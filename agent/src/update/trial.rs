@@ -97,9 +97,8 @@ fn start(place: &Place) -> io::Result<(UnixStream, Child)> {
     for name in ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"] {
         command.env_remove(name);
     }
-    command.stdin(Stdio::from(OwnedFd::from(theirs)));
     // With the command goes our copy of the other end.
-    let child = smol::process::Command::from(command).spawn()?;
+    let child = smol::process::Command::from(command).stdin(Stdio::from(OwnedFd::from(theirs))).spawn()?;
     Ok((ours, child))
 }
 
