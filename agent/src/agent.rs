@@ -15,7 +15,7 @@ use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
 use smol::{channel::Receiver, future::or};
 
 use crate::{
-    BUILD, acme, control, exec,
+    BUILD, acme, control, exec, install,
     net::Net,
     node::{DEFAULT_PORT, Handle, Node, NotStored, now, stored_listeners},
     notify,
@@ -62,6 +62,9 @@ pub enum Error {
     /// The core refused something at start.
     #[error("{}", .0.what)]
     Refused(Failure),
+    /// The service.
+    #[error(transparent)]
+    Install(#[from] install::Error),
     /// Signals, standard output and the like.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -78,7 +81,7 @@ impl Error {
 
     /// The exit status: 2 for a wrong command line, else 1.
     pub fn status(&self) -> u8 {
-        if matches!(self, Self::Options(_)) { 2 } else { 1 }
+        if matches!(self, Self::Options(_) | Self::Install(install::Error::Options(_))) { 2 } else { 1 }
     }
 }
 
@@ -140,7 +143,10 @@ async fn serve(settings: Settings, store: Arc<Store>, place: Option<Place>) -> R
     notify::ready();
     let asked = or(stopped(signals, wanted), released(handle.clone(), place));
     let why = or(asked, notify::watchdog(handle.clone())).await;
-    notify::stopping();
+    if let Why::Signal(_) = why {
+        // For an update that would be a lie: the service goes on.
+        notify::stopping();
+    }
     shut_down(&handle, tasks, if let Why::Signal(_) = why { DRAIN } else { HANDOVER }).await;
     Ok(why)
 }

@@ -9,6 +9,7 @@ pub mod control;
 mod exec;
 pub mod files;
 mod frames;
+pub mod install;
 mod join;
 mod keys;
 pub mod logs;

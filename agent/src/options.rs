@@ -79,6 +79,10 @@ pub enum Command {
     HashPassword(HashPassword),
     /// `check`
     Check(Check),
+    /// `install`
+    Install(Install),
+    /// `uninstall`
+    Uninstall(Uninstall),
 }
 
 /// Print the hash of a password, for --admin USER:hash_…
@@ -94,6 +98,35 @@ pub struct HashPassword {}
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "check", example = "hive-agent --state /var/lib/hive check")]
 pub struct Check {}
+
+/// Install this agent as a service of this machine, with the options given before this word, and start it
+#[derive(FromArgs, Debug)]
+#[argh(
+    subcommand,
+    name = "install",
+    example = "sudo hive-agent --network lab:correct-horse --name gpu-box install",
+    note = "For systemd, OpenRC and procd (OpenWrt). Options are kept in /etc/hive/environment, passwords in /etc/hive/credentials, which only root can read. Given again it replaces the program and what is given, and keeps the rest."
+)]
+pub struct Install {
+    /// only show what would be written and run
+    #[argh(switch)]
+    pub dry_run: bool,
+}
+
+/// Stop the service and remove it from this machine; the state stays unless --purge is given
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "uninstall", example = "sudo hive-agent uninstall\nsudo hive-agent uninstall --purge --yes")]
+pub struct Uninstall {
+    /// also remove the settings, the passwords and the state: the node's identity is lost
+    #[argh(switch)]
+    pub purge: bool,
+    /// do not ask
+    #[argh(switch)]
+    pub yes: bool,
+    /// only show what would be removed and run
+    #[argh(switch)]
+    pub dry_run: bool,
+}
 
 /// An option, variable or line that makes no sense, in a sentence that never repeats a secret.
 #[derive(Debug, thiserror::Error)]

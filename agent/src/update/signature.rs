@@ -2,7 +2,7 @@
 //!
 //! Plain Ed25519 (RFC 8032) over the whole file, as `openssl pkeyutl -sign -rawin` makes it.
 
-use std::{fs, str::FromStr};
+use std::{fmt, fs, str::FromStr};
 
 use data_encoding::BASE64;
 use libp2p::identity::ed25519::PublicKey;
@@ -32,6 +32,13 @@ impl FromStr for ReleaseKey {
     }
 }
 
+impl fmt::Display for ReleaseKey {
+    /// In base64, without a head.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&BASE64.encode(&self.0.to_bytes()))
+    }
+}
+
 impl ReleaseKey {
     /// Whether the owner of the key has signed these bytes.
     pub fn verify(&self, bytes: &[u8], signature: &[u8; 64]) -> bool {
@@ -52,7 +59,7 @@ mod tests {
         let der = BASE64.encode(&[DER_HEAD, &bare].concat());
         let pem = format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n");
         let key: ReleaseKey = der.parse().unwrap();
-        assert_eq!(BASE64.encode(&bare).parse(), Ok(key.clone()));
+        assert_eq!(key.to_string().parse(), Ok(key.clone()));
         assert_eq!(pem.parse(), Ok(key.clone()));
         assert_eq!("nonsense".parse::<ReleaseKey>(), Err(KeyError));
         let signature = pair.sign(b"binary").try_into().unwrap();
