@@ -89,11 +89,12 @@ impl<'s> System<'s> {
         let manager = Manager::of(&self.root).ok_or(Error::NoManager)?;
         self.need_root(how.dry_run)?;
         let (plan, made) = plan::install(manager, options, &self.root)?;
-        self.carry_out(&plan, how.dry_run)?;
-        match made {
-            Some(secret) if !how.dry_run => self.say(&secret),
-            _ => Ok(()),
+        let done = self.carry_out(&plan, how.dry_run);
+        if let Some(secret) = made.filter(|_| !how.dry_run) {
+            // Also where the service did not start: it is stored, and will not be shown again.
+            self.say(&secret)?;
         }
+        done
     }
 
     /// Stops the service and removes it; its state and settings only where that was said.

@@ -14,14 +14,17 @@ use async_io::Timer;
 
 use crate::node::Handle;
 
+/// For what is said once.
+const PATIENCE: Option<Duration> = Some(Duration::from_secs(1));
+
 /// The agent answers on its socket.
 pub fn ready() {
-    tell("READY=1");
+    tell("READY=1", PATIENCE);
 }
 
 /// The agent has begun to stop.
 pub fn stopping() {
-    tell("STOPPING=1");
+    tell("STOPPING=1", PATIENCE);
 }
 
 /// Says for ever that the node's loop still turns, if the service manager's watchdog wants to hear it.
@@ -30,7 +33,7 @@ pub async fn watchdog<T>(node: Handle) -> T {
     loop {
         // A loop that hangs does not answer, and then nothing is said.
         let _ = node.ask(|_, _| ()).await;
-        tell("WATCHDOG=1");
+        tell("WATCHDOG=1", None);
         Timer::after(period).await;
     }
 }
@@ -39,7 +42,7 @@ pub async fn watchdog<T>(node: Handle) -> T {
 pub async fn keep_alive<T>() -> T {
     let Some(period) = period() else { return std::future::pending().await };
     loop {
-        tell("WATCHDOG=1");
+        tell("WATCHDOG=1", None);
         Timer::after(period).await;
     }
 }
@@ -52,10 +55,16 @@ fn period() -> Option<Duration> {
     Some(Duration::from_micros(allowed / 2))
 }
 
-fn tell(state: &str) {
+/// A manager that does not read must not hold up the agent: what can be said again is not waited for at all.
+fn tell(state: &str, patience: Option<Duration>) {
     let Some(address) = env::var("NOTIFY_SOCKET").ok().and_then(|name| address(&name)) else { return };
-    let sent = UnixDatagram::unbound().and_then(|socket| socket.send_to_addr(state.as_bytes(), &address));
-    if let Err(e) = sent {
+    let sent = || {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(patience.is_none())?;
+        socket.set_write_timeout(patience)?;
+        socket.send_to_addr(state.as_bytes(), &address)
+    };
+    if let Err(e) = sent() {
         log::warn!("the service manager does not hear {state}: {e}");
     }
 }
