@@ -21,6 +21,7 @@ struct World {
     record: Option<Record>,
     /// A child that runs the new binary.
     trial: bool,
+    trials: usize,
     pid: u32,
     /// Steps until the process is killed.
     left: usize,
@@ -41,8 +42,18 @@ fn record(pid: u32, stage: UpdateStage) -> Record {
 
 impl World {
     fn new(new: Binary, left: usize) -> Self {
-        let (waiting, pid) = (Some(new), 1);
-        Self { executable: Binary::Old, waiting, kept: None, record: None, trial: false, pid, left, seen: Vec::new() }
+        let (waiting, pid, trials) = (Some(new), 1, 0);
+        Self {
+            executable: Binary::Old,
+            waiting,
+            kept: None,
+            record: None,
+            trial: false,
+            trials,
+            pid,
+            left,
+            seen: Vec::new(),
+        }
     }
 
     /// One step, or the kill before it.
@@ -78,21 +89,27 @@ impl World {
 
     /// A process of the executable from its start until it is the agent.
     fn run(&mut self) -> Result<(), Killed> {
+        let mut image = self.executable;
         loop {
             let own = self.record.as_ref().is_some_and(|record| record.by == process(self.pid));
             let found = Found { record: self.record.clone(), waiting: self.waiting.is_some(), own, others: false };
             let (steps, next) = start(found);
             self.steps(&steps)?;
             match next {
-                Next::Run => return Ok(()),
-                Next::Exec => {}
+                Next::Run => {
+                    assert_eq!(image, self.executable, "the agent that runs is not the one that would be started");
+                    return Ok(());
+                }
+                Next::Exec => image = self.executable,
                 Next::Try(record) => {
                     self.left = self.left.checked_sub(1).ok_or(Killed)?;
-                    self.trial = true;
+                    (self.trial, self.trials) = (true, self.trials + 1);
+                    assert_eq!(self.trials, 1, "what took the machine down once must not do so again");
                     let proven = self.waiting == Some(Binary::Good);
                     let outcome = if proven { Outcome::Proven } else { Outcome::Failed("it crashed".into()) };
                     let steps = tried(record, outcome);
                     self.steps(&steps)?;
+                    image = self.executable;
                 }
             }
         }
