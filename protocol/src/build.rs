@@ -59,9 +59,12 @@ impl<'b> Build<'b> {
     /// Finds the mark in an executable, or parses one.
     pub fn find(image: &'b [u8]) -> Result<Self, NotABuild> {
         let magic = invert(MAGIC_INVERTED);
-        let mut marks = image.windows(magic.len()).enumerate().filter(|(_, window)| **window == magic);
-        let (Some((at, _)), None) = (marks.next(), marks.next()) else { return Err(NotABuild::Mark) };
-        Self::parse(&image[at + magic.len()..]).ok_or(NotABuild::Mark)
+        let Some(at) = find(image, &magic) else { return Err(NotABuild::Mark) };
+        let after = &image[at + magic.len()..];
+        if find(after, &magic).is_some() {
+            return Err(NotABuild::Mark);
+        }
+        Self::parse(after).ok_or(NotABuild::Mark)
     }
 
     fn parse(after_magic: &'b [u8]) -> Option<Self> {
@@ -78,6 +81,23 @@ impl<'b> Build<'b> {
     #[must_use]
     pub fn is_older_than(&self, other: &str) -> bool {
         order(self.version) < order(other)
+    }
+}
+
+/// Where a pattern begins. Looks at one byte of many (Horspool's way): images are large.
+fn find(image: &[u8], pattern: &[u8; 18]) -> Option<usize> {
+    let last = pattern.len() - 1;
+    let mut skip = [pattern.len(); 256];
+    for (at, byte) in pattern[..last].iter().enumerate() {
+        skip[usize::from(*byte)] = last - at;
+    }
+    let mut at = 0;
+    loop {
+        let window = image.get(at..=at + last)?;
+        if window == pattern {
+            return Some(at);
+        }
+        at += skip[usize::from(window[last])];
     }
 }
 
@@ -177,6 +197,9 @@ mod tests {
         assert_eq!(found, Build { version: "0.2.0", target: "x86_64-unknown-linux-musl", commit: "0123456789ab" });
         assert_eq!(Build::find(&[&image[..], &image].concat()), Err(NotABuild::Mark));
         assert_eq!(Build::find(b"nothing"), Err(NotABuild::Mark));
+        for before in 0..40 {
+            assert!(Build::find(&[vec![b'<'; before], image.clone()].concat()).is_ok(), "{before}");
+        }
         let long = format!("<hive-agent build>\n{}\nx\ny\n", "9".repeat(65));
         assert_eq!(Build::find(long.as_bytes()), Err(NotABuild::Mark));
         assert_eq!(Build::find(&MARK.as_bytes()[..30]), Err(NotABuild::Mark));

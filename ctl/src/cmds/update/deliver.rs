@@ -64,7 +64,7 @@ pub async fn update(app: &App, args: &UpdateNode, target: &Target, source: &Sour
 fn rolled_back(last: &UpdateRecord) -> Error {
     let why = last.why.as_deref().unwrap_or("nobody knows why");
     Error::failed(format!("version {} was rolled back to {}: {why}", last.to, last.from))
-        .hint("`hivectl logs` of that node has what both agents said")
+        .hint("what it said itself is in the node's own log: `journalctl -u hive-agent`, or `logread`")
 }
 
 /// Sends the binary, again and again from where the node has it, until the node has begun the update.
