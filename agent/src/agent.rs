@@ -31,6 +31,8 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(5);
 /// The same when another agent takes over: the longer this takes, the longer nobody serves.
 const HANDOVER: Duration = Duration::from_secs(1);
+/// Channels of the bulk plane that wait for the task that serves them.
+const ACCEPTED_CHANNELS: usize = 64;
 const STORED_IDENTITY: &str = "identity";
 
 /// Why the agent did not start, or stopped.
@@ -122,7 +124,7 @@ async fn serve(settings: Settings, store: Arc<Store>, place: Option<Place>) -> R
     let key = identity(&store)?;
     let mut core = core(&settings, &store, &key)?;
     let made = setup::apply(&mut core, &settings)?;
-    let Net { swarm, handles, incoming } = Net::new(&key, BUILD.version)?;
+    let Net { swarm, handles, incoming, acceptor } = Net::new(&key, BUILD.version)?;
     let (updates, wanted) = Updates::new(place.clone(), settings.update_key.clone());
     let mut node = Node::new(core, swarm, handles, store.clone(), settings.announce.clone(), updates)?;
     node.store_setup().await.map_err(Error::NotStored)?;
@@ -133,9 +135,12 @@ async fn serve(settings: Settings, store: Arc<Store>, place: Option<Place>) -> R
     let socket = control::listen(&settings.socket)?;
     let handle = node.handle();
     log::info!("hive-agent {}, node {}, control socket {}", BUILD.version, handle.id, settings.socket.display());
+    let (channels, accepted) = smol::channel::bounded(ACCEPTED_CHANNELS);
     let tasks = [
         exec::spawn(node.run()),
         exec::spawn(serve::streams(handle.clone(), incoming)),
+        exec::spawn(serve::channels(handle.clone(), accepted)),
+        exec::spawn(acceptor.run(channels)),
         exec::spawn(tunnel::listen::keep(handle.clone())),
         exec::spawn(acme::keep(handle.clone())),
         exec::spawn(socket.serve(handle.clone())),
@@ -175,9 +180,9 @@ async fn released(handle: Handle, place: Option<Place>) -> Why {
 }
 
 /// Stops accepting, lets tunnelled connections end for a while, and ends the loop, which has stored everything.
-async fn shut_down(handle: &Handle, tasks: [smol::Task<()>; 5], drain: Duration) {
-    let [node, streams, egress, renewals, socket] = tasks;
-    for serving in [streams, egress, renewals, socket] {
+async fn shut_down(handle: &Handle, tasks: [smol::Task<()>; 7], drain: Duration) {
+    let [node, serving @ ..] = tasks;
+    for serving in serving {
         // A task that is dropped ends some time later: the process could be faster, and leave the socket's file behind.
         serving.cancel().await;
     }

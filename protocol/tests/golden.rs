@@ -57,7 +57,7 @@ variants!(PunchMessage: Connect, Sync);
 variants!(JoinRefusal: NotAccepted, TryLater);
 variants!(SyncMessage: Compare, Want, Records);
 variants!(RangeContent: Digest, List);
-variants!(RefuseReason: NoRule, Target, Busy);
+variants!(RefuseReason: NoRule, Target, Busy, Unknown);
 variants!(PathKind: This, Direct, Relayed, None);
 variants!(Carrier: Tcp, Quic);
 variants!(Direction: Egress, Ingress);
@@ -139,7 +139,7 @@ fn numbers_that_stand_for_words() {
         FailureCode::Busy,
     ]);
     pin_all(vec![JoinRefusal::NotAccepted, JoinRefusal::TryLater]);
-    pin_all(vec![RefuseReason::NoRule, RefuseReason::Target, RefuseReason::Busy]);
+    pin_all(vec![RefuseReason::NoRule, RefuseReason::Target, RefuseReason::Busy, RefuseReason::Unknown]);
     pin_all(vec![p::PathKind::This, p::PathKind::Direct, p::PathKind::Relayed, p::PathKind::None]);
     pin_all(vec![p::Carrier::Tcp, p::Carrier::Quic]);
     pin_all(vec![p::Direction::Egress, p::Direction::Ingress]);
@@ -202,7 +202,9 @@ fn tunnel_frames() {
     let open = tunnel::encode_cbor(Kind::Open, &samples::open());
     let refuse = tunnel::encode_cbor(Kind::Refuse, &samples::refusal());
     let header = |kind, len| tunnel::Header { kind, len }.to_bytes().to_vec();
-    for kind in [Kind::Open, Kind::Accept, Kind::Refuse, Kind::Data, Kind::Eof, Kind::Reset] {
+    let resume = tunnel::encode_cbor(Kind::Resume, &samples::resume());
+    let kinds = [Kind::Open, Kind::Accept, Kind::Refuse, Kind::Data, Kind::Eof, Kind::Reset];
+    for kind in kinds.into_iter().chain([Kind::Ack, Kind::Window, Kind::Resume, Kind::Resumed]) {
         let (name, bytes) = match kind {
             Kind::Open => ("open", open.clone()),
             Kind::Accept => ("accept", header(kind, 0)),
@@ -210,6 +212,10 @@ fn tunnel_frames() {
             Kind::Data => ("data", [header(kind, 5), b"hello".to_vec()].concat()),
             Kind::Eof => ("eof", tunnel::encode_eof(0x0102_0304_0506_0708).to_vec()),
             Kind::Reset => ("reset", header(kind, 0)),
+            Kind::Ack => ("ack", tunnel::encode_count(kind, 0x0102_0304_0506_0708).to_vec()),
+            Kind::Window => ("window", tunnel::encode_u32(kind, 1024 * 1024).to_vec()),
+            Kind::Resume => ("resume", resume.clone()),
+            Kind::Resumed => ("resumed", tunnel::encode_count(kind, 0x0102_0304_0506_0709).to_vec()),
         };
         let pinned = golden(&format!("tunnel.{name}"), &bytes);
         assert_eq!(bytes, pinned, "{name}");
@@ -218,6 +224,16 @@ fn tunnel_frames() {
     }
     assert_eq!(tunnel::decode_cbor::<tunnel::Open>(&open[tunnel::HEADER_LEN..]).unwrap(), samples::open());
     assert_eq!(tunnel::decode_cbor::<tunnel::Refusal>(&refuse[tunnel::HEADER_LEN..]).unwrap(), samples::refusal());
+    assert_eq!(tunnel::decode_cbor::<tunnel::Resume>(&resume[tunnel::HEADER_LEN..]).unwrap(), samples::resume());
+}
+
+#[test]
+fn tunnel_frames_of_a_stream_that_resumes() {
+    let open = tunnel::encode_cbor(Kind::Open, &samples::lasting_open());
+    assert_eq!(open, golden("tunnel.open.grace", &open));
+    assert_eq!(tunnel::decode_cbor::<tunnel::Open>(&open[tunnel::HEADER_LEN..]).unwrap(), samples::lasting_open());
+    let accept = tunnel::encode_u32(Kind::Accept, 60);
+    assert_eq!(accept.to_vec(), golden("tunnel.accept.grace", &accept));
 }
 
 #[test]

@@ -116,6 +116,7 @@ impl Core {
 
     fn apply_ban(&mut self, network: &NetworkName, node: NodeId, banned: bool, now: Now) {
         self.path.review_at(now.mono);
+        self.routes_changed = true;
         if !banned {
             // Its record is with the other members: ask one of them now.
             self.gossip_at.insert(network.clone(), now.mono);
@@ -335,6 +336,9 @@ fn proxy_spec(request: &ProxyRequest, remote: Remote) -> Result<ProxySpec, Failu
         }
         (_, host, _) => host.as_deref().unwrap_or(DEFAULT_HOST),
     };
+    if request.direction == Direction::Ingress && request.resume.is_some() {
+        return Err(usage("how long connections outlive their path is said at the egress, not at the ingress"));
+    }
     let odd = |c: char| c.is_control() || c.is_whitespace() || c == '/';
     if host.is_empty() || host.len() > MAX_HOST || host.contains(odd) {
         return Err(usage(format!("not a host: {host:?}")).hint("give a name or an IP address"));
@@ -349,6 +353,7 @@ fn proxy_spec(request: &ProxyRequest, remote: Remote) -> Result<ProxySpec, Failu
         remote,
         enabled: true,
         temporary: request.temporary,
+        resume: request.resume,
         key_prefix: request.key_prefix.clone(),
         sni: request.sni.clone(),
     })

@@ -7,8 +7,9 @@
 //!
 //! Each room decides one thing and knows nothing of the others: `membership` (networks and their secrets), `peers` and
 //! `sync` (the table), `newcomers` (how fast it grows), `own` (this node's record), `connections`, `path` (whom to
-//! dial), `reach`, `relays` and `punch` (ways through NATs), `routes` (proxies and admission), `register`, `session`,
-//! `guard`, [`acme`] (when certificates are ordered), [`update`] (when another binary takes this one's place). [`Core`] only carries news between them.
+//! dial), `reach`, `relays` and `punch` (ways through NATs), `routes` (proxies and admission), `stream` (what a carrier
+//! has yet to take), `register`, `session`, `guard`, [`acme`] (when certificates are ordered), [`update`] (when another
+//! binary takes this one's place). [`Core`] only carries news between them.
 
 #![forbid(unsafe_code)]
 
@@ -34,6 +35,7 @@ mod register;
 mod relays;
 mod routes;
 mod session;
+pub mod stream;
 mod sync;
 mod tables;
 #[cfg(test)]
@@ -50,13 +52,14 @@ use hive_protocol::{NetworkName, NodeId};
 
 pub use event::*;
 pub use queries::ConnectionInfo;
-pub use routes::Routes;
+pub use routes::{Routes, Standing};
 
 use crate::{
     clock::Clock,
     connections::Connections,
     guard::Guards,
     membership::Membership,
+    newcomers::Newcomers,
     outbox::{Dice, Outbox},
     own::Own,
     path::Paths,
@@ -79,6 +82,7 @@ pub struct Core {
     networks: Membership,
     tables: BTreeMap<NetworkName, Table>,
     connections: Connections,
+    newcomers: Newcomers,
     path: Paths,
     reach: Reach,
     relays: Relays,
@@ -113,6 +117,7 @@ impl Core {
             networks: Membership::new(stored.networks),
             tables: BTreeMap::new(),
             connections: Connections::default(),
+            newcomers: Newcomers::default(),
             path: Paths::default(),
             reach: Reach::default(),
             relays: Relays::default(),
@@ -232,7 +237,7 @@ impl Core {
 
     fn publish_routes(&mut self) {
         if std::mem::take(&mut self.routes_changed) {
-            self.routes = Arc::new(Routes::new(&self.proxies, &self.connections));
+            self.routes = Arc::new(Routes::new(&self.proxies, &self.connections, &self.networks));
             self.out.push(Output::RoutesChanged);
         }
     }

@@ -59,7 +59,7 @@ impl Core {
     }
 
     fn row(&self, network: &NetworkName, node: &NodeId, entry: &Entry, now: Now) -> NodeInfo {
-        let (path, transport, rtt_ms) = self.path(node);
+        let (path, transport, rtt_ms) = self.path(network, node);
         let latest_contact = if *node == self.own.id { now.wall } else { entry.contact };
         NodeInfo {
             peer_id: *node,
@@ -80,6 +80,13 @@ impl Core {
 
     pub(crate) fn is_online(&self, node: &NodeId, entry: &Entry, now: Now) -> bool {
         *node == self.own.id || self.connections.is_connected(node) || entry.is_fresh(now.mono)
+    }
+
+    /// Where a member says it can be reached.
+    #[must_use]
+    pub fn addresses_of(&self, peer: &NodeId) -> Vec<Multiaddr> {
+        let entries = self.tables.values().filter_map(|table| table.member(peer));
+        entries.flat_map(|entry| entry.record.addresses.iter().cloned()).collect()
     }
 
     /// The networks of this node, by name.
@@ -145,13 +152,17 @@ impl Core {
         })
     }
 
-    /// How a node is reached now, over what, and the round trip in milliseconds.
+    /// How a member of a network is reached now, over what, and the round trip in milliseconds. A connection on which the
+    /// network's password is not proven yet leads nowhere.
     #[must_use]
-    pub fn path(&self, node: &NodeId) -> (PathKind, Option<Carrier>, Option<f64>) {
+    pub fn path(&self, network: &NetworkName, node: &NodeId) -> (PathKind, Option<Carrier>, Option<f64>) {
         if *node == self.own.id {
             return (PathKind::This, None, None);
         }
-        let Some((_, connection)) = self.connections.best(node) else { return (PathKind::None, None, None) };
+        let conn = self.routes.path(network, node);
+        let Some(connection) = conn.and_then(|conn| self.connections.get(conn)) else {
+            return (PathKind::None, None, None);
+        };
         let kind = if connection.relayed { PathKind::Relayed } else { PathKind::Direct };
         (kind, Some(carrier(connection)), connection.rtt.map(milliseconds))
     }

@@ -15,7 +15,7 @@ use hive_protocol::{
     tunnel::{Open, Refusal, RefuseReason},
 };
 
-use crate::{Change, ConnId, connections::Connections, outbox::Outbox};
+use crate::{Change, ConnId, connections::Connections, membership::Membership, outbox::Outbox};
 
 /// Most proxies of a node.
 const MOST: usize = 1024;
@@ -28,6 +28,18 @@ pub struct Routes {
     ingress: BTreeMap<IngressKey, Arc<ProxySpec>>,
     links: BTreeMap<ConnId, Link>,
     best: BTreeMap<(NetworkName, NodeId), ConnId>,
+    kept_out: BTreeSet<(NetworkName, NodeId)>,
+}
+
+/// What has become of a live stream's right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It holds.
+    Held,
+    /// The connection that gave it is gone, and nobody took it away: another connection would give it again.
+    Absent,
+    /// It was taken away.
+    Revoked,
 }
 
 /// What an OPEN must match: network, peer, the peer's port, the port asked for.
@@ -40,13 +52,14 @@ struct Link {
 }
 
 impl Routes {
-    pub(crate) fn new(book: &ProxyBook, connections: &Connections) -> Self {
+    pub(crate) fn new(book: &ProxyBook, connections: &Connections, networks: &Membership) -> Self {
         let proxies: Vec<_> = book.specs.values().filter(|spec| spec.enabled).cloned().collect();
         let ingress = proxies.iter().filter(|spec| spec.direction == Direction::Ingress);
         Self {
             ingress: ingress.map(|spec| (ingress_key(spec), Arc::clone(spec))).collect(),
             links: connections.iter().map(|(id, c)| (id, Link { peer: c.peer, networks: c.networks() })).collect(),
             best: best_paths(connections),
+            kept_out: networks.iter().flat_map(|(name, n)| n.banned.iter().map(|node| (name.clone(), *node))).collect(),
             proxies,
         }
     }
@@ -67,9 +80,25 @@ impl Routes {
     /// Whether a live stream of this proxy may go on over this connection.
     #[must_use]
     pub fn allows(&self, proxy: ProxyId, conn: ConnId) -> bool {
-        let spec = self.proxies.binary_search_by_key(&proxy, |spec| spec.id).ok().map(|at| &self.proxies[at]);
-        let link = self.links.get(&conn);
-        spec.zip(link).is_some_and(|(s, l)| l.peer == s.remote.node && l.networks.contains(&s.remote.network))
+        self.standing(proxy, conn) == Standing::Held
+    }
+
+    /// What has become of the right of a stream of this proxy that `conn` gave it.
+    #[must_use]
+    pub fn standing(&self, proxy: ProxyId, conn: ConnId) -> Standing {
+        let spec = self.proxies.binary_search_by_key(&proxy, |spec| spec.id).ok().map(|at| &self.proxies[at].remote);
+        let Some(remote) = spec else { return Standing::Revoked };
+        match self.links.get(&conn) {
+            Some(link) if link.peer == remote.node && link.networks.contains(&remote.network) => Standing::Held,
+            None if !self.kept_out.contains(&(remote.network.clone(), remote.node)) => Standing::Absent,
+            _ => Standing::Revoked,
+        }
+    }
+
+    /// Whether some connection of this peer has joined any network.
+    #[must_use]
+    pub fn is_member_peer(&self, peer: &NodeId) -> bool {
+        self.links.values().any(|link| link.peer == *peer && !link.networks.is_empty())
     }
 
     /// Members that are connected, one in several networks counted for each.

@@ -30,6 +30,8 @@ pub(super) async fn status(node: Handle) -> UpdateStatus {
 /// Takes a binary to its end, and begins the update if it may be tried.
 pub(super) async fn run<S: Bytes>(control: &mut Control<S>, wish: &UpdateRequest) -> Result<(), End> {
     let node = control.node.clone();
+    // Asked now: by the time that all has arrived the link may be dead, and a node alone keeps anything.
+    let rejoin = node.routes.get().members() > 0;
     let Some(turn) = node.updates.turn() else {
         let failure = Failure::new(FailureCode::Busy, "another binary is being sent to this node");
         return control.respond(Response::Error(failure)).await;
@@ -55,7 +57,7 @@ pub(super) async fn run<S: Bytes>(control: &mut Control<S>, wish: &UpdateRequest
         }
         Err(Halt::Revoked) => return Err(End::SessionEnded),
     }
-    if let Err(refusal) = enter(&node, place, wish).await {
+    if let Err(refusal) = enter(&node, place, wish, rejoin).await {
         return control.respond(Response::Error(refusal)).await;
     }
     log::info!("{:?} updates this agent from {} to {}", control.caller, BUILD.version, wish.version);
@@ -77,9 +79,8 @@ async fn begin(place: Place, wanted: FileInfo) -> Result<Incoming, Failure> {
 }
 
 /// Checks the binary that waits and writes that it may be tried; throws away one that is refused.
-async fn enter(node: &Handle, place: &Place, wish: &UpdateRequest) -> Result<(), Failure> {
+async fn enter(node: &Handle, place: &Place, wish: &UpdateRequest, rejoin: bool) -> Result<(), Failure> {
     let checked = check(place.staged(), node.clone(), wish.clone()).await.and_then(|()| {
-        let rejoin = node.routes.get().members() > 0;
         let entered = node.updates.enter(place, wish, rejoin);
         entered.map_err(|e| Failure::new(FailureCode::Failed, e.to_string()))
     });

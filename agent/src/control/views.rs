@@ -27,9 +27,7 @@ pub(super) async fn proxies(node: Handle) -> Result<Vec<ProxyInfo>, Failure> {
         let specs: Vec<ProxySpec> = core.proxies().cloned().collect();
         let with_peer = |spec: ProxySpec| {
             let peer = spec.remote.node;
-            // A connection that has not joined the proxy's network is no path for it.
-            let joined = core.routes().path(&spec.remote.network, &peer).is_some();
-            let path = if joined { core.path(&peer).0 } else { PathKind::None };
+            let path = core.path(&spec.remote.network, &peer).0;
             Known { spec, path, name: core.node_name(&peer) }
         };
         specs.into_iter().map(with_peer).collect::<Vec<_>>()
@@ -111,7 +109,8 @@ pub(super) async fn status(node: Handle) -> Result<StatusInfo, Failure> {
 
 /// Members by path; one that is a member of several networks counts once.
 fn connections(core: &Core, now: hive_core::Now) -> ConnectionCounts {
-    let paths: BTreeMap<NodeId, PathKind> = core.nodes(now).into_iter().map(|row| (row.peer_id, row.path)).collect();
+    let reached = core.nodes(now).into_iter().filter(|row| row.path != PathKind::None);
+    let paths: BTreeMap<NodeId, PathKind> = reached.map(|row| (row.peer_id, row.path)).collect();
     let count = |kind| paths.values().filter(|path| **path == kind).count().try_into().unwrap_or(u32::MAX);
     ConnectionCounts { direct: count(PathKind::Direct), relayed: count(PathKind::Relayed) }
 }

@@ -13,7 +13,7 @@ use hive_protocol::{
     password::Secret,
 };
 use hive_transport::streams::Control;
-use libp2p::Multiaddr;
+use libp2p::{Multiaddr, swarm::ConnectionId};
 use smol::channel::{self, Sender};
 
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
     },
     store::{Store, StoreError},
     time::within,
-    tunnel::{Tunnels, listen::Prepared, tls::Termination},
+    tunnel::{Tunnels, listen::Prepared, pool::Pool, tls::Termination, waiting::Waiting},
     update::Updates,
     watched::Watched,
 };
@@ -52,6 +52,8 @@ pub enum Input {
     Register { identity: Identity, network: NetworkName, reply: Sender<Registration> },
     /// Dial through a hole that the peer punches now.
     Punch { peer: NodeId, addresses: Vec<Multiaddr>, part: Part },
+    /// Close this connection.
+    Close(ConnectionId),
     /// Dial also at these addresses.
     DialBeside { peer: NodeId, addresses: Vec<Multiaddr> },
     /// Listen on these addresses from now on.
@@ -139,6 +141,10 @@ pub struct Shared {
     pub routes: Watched<Routes>,
     /// Live tunnelled connections and their counters.
     pub tunnels: Arc<Tunnels>,
+    /// Channels of the bulk plane that are ready for use.
+    pub pool: Pool,
+    /// Streams that their egress may come back for.
+    pub waiting: Arc<Waiting>,
     /// Sockets bound for proxies that are about to be.
     pub prepared: Prepared,
     /// Control streams of logged-in sessions.
@@ -166,9 +172,15 @@ impl std::ops::Deref for Handle {
 }
 
 impl Handle {
-    pub(super) fn new(core: &Core, inbox: Sender<Input>, handles: Handles, tls: Tls, updates: Updates) -> Self {
-        let Handles { streams, registry } = handles;
-        let Tls { keys, acme, answers } = tls;
+    pub(super) fn new(
+        core: &Core,
+        inbox: Sender<Input>,
+        handles: Handles,
+        certificates: Tls,
+        updates: Updates,
+    ) -> Self {
+        let Handles { streams, registry, tls } = handles;
+        let Tls { keys, acme, answers } = certificates;
         Self(Arc::new(Shared {
             id: core.id(),
             started: Instant::now(),
@@ -176,6 +188,8 @@ impl Handle {
             registry,
             routes: Watched::new(core.routes()),
             tunnels: Arc::default(),
+            pool: Pool::new(tls),
+            waiting: Arc::default(),
             prepared: Prepared::default(),
             sessions: Arc::default(),
             listening: Watched::new(Arc::default()),
@@ -235,6 +249,11 @@ impl Handle {
     pub async fn dial_later(self, peer: NodeId, addresses: Vec<Multiaddr>) {
         Timer::after(BESIDE).await;
         let _ = self.inbox.send(Input::DialBeside { peer, addresses }).await;
+    }
+
+    /// Closes a connection.
+    pub async fn close(&self, id: ConnectionId) {
+        let _ = self.inbox.send(Input::Close(id)).await;
     }
 
     /// Registers a node and waits for the outcome.

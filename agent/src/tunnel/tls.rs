@@ -31,7 +31,7 @@ use rustls::{
 use smol::future::try_zip;
 
 use super::{
-    buffers::Buffer,
+    memory,
     pair::{self, Inner},
 };
 pub use alpn::ACME;
@@ -174,7 +174,7 @@ async fn carry(stream: TlsStream<BufReader<&Inner>>, plain: &Inner) -> io::Resul
 async fn decrypt(mut from: impl AsyncRead + Unpin, plain: &Inner) -> io::Result<()> {
     let mut to = plain;
     loop {
-        let mut buffer = Buffer::take();
+        let mut buffer = memory::frame_buffer();
         let len = from.read(&mut buffer).await?;
         if len == 0 {
             return plain.end();
@@ -187,7 +187,7 @@ async fn decrypt(mut from: impl AsyncRead + Unpin, plain: &Inner) -> io::Result<
 async fn encrypt(plain: &Inner, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     let mut from = plain;
     loop {
-        let mut buffer = Buffer::take();
+        let mut buffer = memory::frame_buffer();
         let len = from.read(&mut buffer).await?;
         if len == 0 && !plain.is_regular_end().await {
             return Err(io::ErrorKind::ConnectionAborted.into());

@@ -91,6 +91,7 @@ fn ingress(args: &Forward, from: NodeId) -> ProxyRequest {
         bind: None,
         host: args.host.clone(),
         temporary: false,
+        resume: None,
         key_prefix: None,
         sni: None,
     }
@@ -107,6 +108,7 @@ fn egress(args: &Forward, to: NodeId) -> ProxyRequest {
         bind: args.bind.map(BindAddr),
         host: None,
         temporary: false,
+        resume: None,
         key_prefix: None,
         sni: None,
     }

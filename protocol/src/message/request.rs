@@ -330,6 +330,9 @@ pub struct ProxyRequest {
     /// Whether it ends with this stream.
     #[n(8)]
     pub temporary: bool,
+    /// Seconds for which an egress' connections outlive their path; [`ProxySpec::resume`](crate::ProxySpec::resume).
+    #[n(9)]
+    pub resume: Option<u32>,
     /// The certificate with which TLS is terminated here; none to pass bytes on as they are.
     #[n(20)]
     pub key_prefix: Option<KeyPrefix>,

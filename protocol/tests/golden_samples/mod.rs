@@ -13,7 +13,7 @@ use hive_protocol::{
     password::Cost,
     peer::{Entry, JoinMessage, JoinRefusal, PunchMessage, Range, RangeContent, SyncMessage},
     process::{Exit, Frame, Stream},
-    tunnel::{Open, Refusal, RefuseReason},
+    tunnel::{Open, Refusal, RefuseReason, Resume},
 };
 use libp2p_identity::ed25519;
 use multiaddr::Multiaddr;
@@ -48,6 +48,12 @@ pub const OTHER_FILES: &[&str] = &[
     "tunnel.data",
     "tunnel.eof",
     "tunnel.reset",
+    "tunnel.open.grace",
+    "tunnel.accept.grace",
+    "tunnel.ack",
+    "tunnel.window",
+    "tunnel.resume",
+    "tunnel.resumed",
 ];
 
 pub fn network() -> NetworkName {
@@ -93,7 +99,15 @@ pub fn record() -> PeerRecord {
 }
 
 pub fn open() -> Open {
-    Open { stream: [0xa5; 16], network: network(), origin_port: 18_080, target_port: 8080 }
+    Open { stream: [0xa5; 16], network: network(), origin_port: 18_080, target_port: 8080, grace: None }
+}
+
+pub fn lasting_open() -> Open {
+    Open { grace: Some(60), ..open() }
+}
+
+pub fn resume() -> Resume {
+    Resume { stream: [0xa5; 16], delivered: 70_000 }
 }
 
 pub fn refusal() -> Refusal {
@@ -216,6 +230,7 @@ fn proxy_request() -> ProxyRequest {
         bind: Some(BindAddr("192.0.2.1".parse().unwrap())),
         host: Some("localhost".into()),
         temporary: true,
+        resume: None,
         key_prefix: None,
         sni: None,
     }

@@ -17,6 +17,7 @@ fn spec(id: u64, sni: &str) -> Arc<ProxySpec> {
         remote,
         enabled: true,
         temporary: false,
+        resume: None,
         key_prefix: None,
         sni: Some(sni.parse().unwrap()),
     })
