@@ -39,6 +39,7 @@ use unwritten::Unwritten;
 use crate::{
     net::{self, Behaviour, BehaviourEvent, Handles},
     store::{Store, StoreError},
+    update::Updates,
 };
 
 /// Inputs that wait for the loop; senders wait beyond it.
@@ -113,9 +114,10 @@ impl Node {
         handles: Handles,
         store: Arc<Store>,
         announced: Vec<Multiaddr>,
+        updates: Updates,
     ) -> Result<Self, StoreError> {
         let (sender, inbox) = channel::bounded(INBOX);
-        let handle = Handle::new(&core, sender, handles, handle::Tls::load(&store)?);
+        let handle = Handle::new(&core, sender, handles, handle::Tls::load(&store)?, updates);
         Ok(Self {
             core,
             net,

@@ -74,6 +74,11 @@ impl App {
         self.asks.set(false);
     }
 
+    /// Whether there is no local agent: a node is dialled from here.
+    pub fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
     /// Ends this process with the status that a program on a node ended with.
     pub fn pass_on(&self, status: u8) {
         self.status.set(status);

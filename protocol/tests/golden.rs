@@ -16,7 +16,7 @@ use hive_protocol::{
     Carrier, Direction, Identity, KeyType, LogLevel, PathKind, ProxyKind, ProxyState, Reachability, SignedRecord,
     frame,
     keys::Challenge,
-    message::{ClientMessage, FailureCode, Request, Response, ServerMessage, session_challenge},
+    message::{ClientMessage, FailureCode, Request, Response, ServerMessage, UpdateStage, session_challenge},
     peer::{JoinMessage, JoinRefusal, PeerMessage, PunchMessage, RangeContent, SyncMessage},
     process,
     tunnel::{self, Kind, RefuseReason},
@@ -47,9 +47,10 @@ variants!(ClientMessage: Hello, Prove, Login, LoginOpen, LoginConfirm, Request);
 variants!(ServerMessage: Welcome, Proven, LoginSalt, LoginAnswer, LoginDone, Response);
 variants!(Request: Identity, Register, Networks, NetworkJoin, NetworkLeave, NetworkRotate, Ban, Nodes, Status,
     ProxyAdd, Proxies, ProxyRemove, ProxyEnable, Connect, Logout, Sessions, SessionRevoke, Rename, Listen, Keys, KeysPut,
-    KeysRemove, KeyShow, TlsObtain, Metrics, Logs, Run, FilePut, FileStat, FileGet);
+    KeysRemove, KeyShow, TlsObtain, Metrics, Logs, Run, FilePut, FileStat, FileGet,
+    Update, UpdateStatus);
 variants!(Response: Done, Error, Identity, Registered, Networks, Nodes, Status, ProxyAdded, Proxies, Connected,
-    Sessions, Keys, KeyEntry, KeysStored, TlsStep, Metrics, Logs, Started, FileReady, File);
+    Sessions, Keys, KeyEntry, KeysStored, TlsStep, Metrics, Logs, Started, FileReady, File, UpdateStatus);
 variants!(FailureCode: Failed, Usage, NotAuthorised, Unreachable, Version, Busy);
 variants!(JoinMessage: Open, Answer, Confirm, Refused, Done);
 variants!(PunchMessage: Connect, Sync);
@@ -65,6 +66,7 @@ variants!(ProxyState: Listening, Connected, Waiting, Failed);
 variants!(Challenge: Http01, TlsAlpn01);
 variants!(KeyType: Cert, Key, Issuer);
 variants!(Reachability: Public, Private, Unknown);
+variants!(UpdateStage: Trial, Confirmed, Kept, RolledBack);
 variants!(LogLevel: Error, Warn, Info, Debug, Trace);
 
 fn path(name: &str) -> PathBuf {
@@ -146,6 +148,7 @@ fn numbers_that_stand_for_words() {
     pin_all(vec![Challenge::Http01, Challenge::TlsAlpn01]);
     pin_all(vec![p::KeyType::Cert, p::KeyType::Key, p::KeyType::Issuer]);
     pin_all(vec![p::Reachability::Public, p::Reachability::Private, p::Reachability::Unknown]);
+    pin_all(vec![UpdateStage::Trial, UpdateStage::Confirmed, UpdateStage::Kept, UpdateStage::RolledBack]);
     pin_all(vec![LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace]);
 }
 
@@ -157,6 +160,8 @@ fn optional_fields_may_be_absent() {
     pin("ClientMessage.Hello.least", &samples::least_hello());
     pin("Response.Error.least", &samples::least_error());
     pin("Response.Nodes.relayed", &samples::relayed_nodes());
+    pin("Request.Update.least", &samples::least_update());
+    pin("Response.UpdateStatus.least", &samples::least_update_status());
 }
 
 #[test]
@@ -263,7 +268,7 @@ fn every_golden_file_is_pinned_by_a_test() {
         PunchMessage,
         SyncMessage
     );
-    all!(Challenge, KeyType, LogLevel);
+    all!(Challenge, KeyType, LogLevel, UpdateStage);
     all!(RangeContent, RefuseReason, PathKind, Carrier, Direction, ProxyKind, ProxyState, Reachability);
     assert_eq!(held, known);
 }

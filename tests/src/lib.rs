@@ -41,5 +41,6 @@ pub mod tcp;
 pub mod tls;
 pub mod traffic;
 pub mod usage;
+pub mod variants;
 pub mod view;
 pub mod wait;

@@ -8,8 +8,8 @@
 //! Each room decides one thing and knows nothing of the others: `membership` (networks and their secrets), `peers` and
 //! `sync` (the table), `newcomers` (how fast it grows), `own` (this node's record), `connections`, `path` (whom to
 //! dial), `reach`, `relays` and `punch` (ways through NATs), `routes` (proxies and admission), `stream` (what a carrier
-//! has yet to take), `register`, `session`, `guard`, [`acme`] (when certificates are ordered). [`Core`] only carries news
-//! between them.
+//! has yet to take), `register`, `session`, `guard`, [`acme`] (when certificates are ordered), [`update`] (when another
+//! binary takes this one's place). [`Core`] only carries news between them.
 
 #![forbid(unsafe_code)]
 
@@ -40,6 +40,7 @@ mod sync;
 mod tables;
 #[cfg(test)]
 mod testing;
+pub mod update;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -101,6 +101,12 @@ impl Routes {
         self.links.values().any(|link| link.peer == *peer && !link.networks.is_empty())
     }
 
+    /// Members that are connected, one in several networks counted for each.
+    #[must_use]
+    pub fn members(&self) -> usize {
+        self.best.len()
+    }
+
     /// The best connection to a member: direct before relayed, TCP before QUIC, the oldest first.
     #[must_use]
     pub fn path(&self, network: &NetworkName, peer: &NodeId) -> Option<ConnId> {

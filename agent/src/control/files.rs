@@ -33,12 +33,12 @@ fn resolved(path: &str) -> PathBuf {
     process::home().join(path)
 }
 
-fn failure(error: FileError) -> Failure {
+pub(super) fn failure(error: FileError) -> Failure {
     Failure::new(FailureCode::Failed, error.to_string())
 }
 
 /// How a copy ends before its time.
-enum Halt {
+pub(super) enum Halt {
     /// This node refuses: the client is told, and the stream is of no further use.
     File(FileError),
     /// The stream broke.
@@ -87,13 +87,13 @@ pub(super) async fn put<S: Bytes>(
     }
 }
 
-async fn revoked(ended: impl Future<Output = ()>) -> Result<(), Halt> {
+pub(super) async fn revoked(ended: impl Future<Output = ()>) -> Result<(), Halt> {
     ended.await;
     Err(Halt::Revoked)
 }
 
 /// DATA frames to the file, until EOF.
-async fn receive(stream: &mut (impl AsyncRead + Unpin), mut incoming: Incoming) -> Result<(), Halt> {
+pub(super) async fn receive(stream: &mut (impl AsyncRead + Unpin), mut incoming: Incoming) -> Result<(), Halt> {
     loop {
         let header = frames::read_header(stream).await?;
         match header.kind {

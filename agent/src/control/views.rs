@@ -9,7 +9,7 @@ use hive_protocol::{
 };
 
 use crate::{
-    VERSION, acme,
+    BUILD, acme,
     node::{Handle, now},
     tunnel::{Cause, Counted, Failed},
 };
@@ -96,7 +96,7 @@ pub(super) async fn status(node: Handle) -> Result<StatusInfo, Failure> {
     Ok(StatusInfo {
         peer_id: node.id,
         node_name,
-        version: VERSION.to_owned(),
+        version: BUILD.version.to_owned(),
         uptime_s: node.started.elapsed().as_secs(),
         reachability,
         relays,

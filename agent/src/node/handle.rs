@@ -27,6 +27,7 @@ use crate::{
     store::{Store, StoreError},
     time::within,
     tunnel::{Tunnels, listen::Prepared, pool::Pool, tls::Termination, waiting::Waiting},
+    update::Updates,
     watched::Watched,
 };
 
@@ -156,6 +157,8 @@ pub struct Shared {
     pub keys: Arc<Keys>,
     /// The certificates that renew themselves.
     pub acme: Arc<Acme>,
+    /// Updates of this agent.
+    pub updates: Updates,
     inbox: Sender<Input>,
     store_problem: Mutex<Option<String>>,
 }
@@ -169,7 +172,13 @@ impl std::ops::Deref for Handle {
 }
 
 impl Handle {
-    pub(super) fn new(core: &Core, inbox: Sender<Input>, handles: Handles, certificates: Tls) -> Self {
+    pub(super) fn new(
+        core: &Core,
+        inbox: Sender<Input>,
+        handles: Handles,
+        certificates: Tls,
+        updates: Updates,
+    ) -> Self {
         let Handles { streams, registry, tls } = handles;
         let Tls { keys, acme, answers } = certificates;
         Self(Arc::new(Shared {
@@ -187,6 +196,7 @@ impl Handle {
             termination: Termination::new(keys.clone(), answers),
             keys,
             acme,
+            updates,
             inbox,
             store_problem: Mutex::new(None),
         }))

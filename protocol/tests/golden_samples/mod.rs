@@ -8,7 +8,7 @@ use hive_protocol::{
     keys::{Challenge, ExternalAccount, TlsRequest},
     message::{
         BindAddr, ClientMessage, Failure, FailureCode, FileInfo, ProxyRequest, Request, Response, RunRequest,
-        ServerMessage, TerminalInfo,
+        ServerMessage, TerminalInfo, UpdateRecord, UpdateRequest, UpdateStage, UpdateStatus,
     },
     password::Cost,
     peer::{Entry, JoinMessage, JoinRefusal, PunchMessage, Range, RangeContent, SyncMessage},
@@ -31,6 +31,8 @@ pub const OTHER_FILES: &[&str] = &[
     "ClientMessage.Hello.least",
     "Response.Error.least",
     "Response.Nodes.relayed",
+    "Request.Update.least",
+    "Response.UpdateStatus.least",
     "session_challenge",
     "frame",
     "process.data",
@@ -176,7 +178,45 @@ pub fn requests() -> Vec<Request> {
         Request::FilePut { path: "/srv/model".into(), name: "model".into(), file: file() },
         Request::FileStat { path: "notes".into() },
         Request::FileGet { path: "notes".into(), offset: 70_000 },
+        Request::Update(update()),
+        Request::UpdateStatus,
     ]
+}
+
+fn update() -> UpdateRequest {
+    UpdateRequest {
+        file: file(),
+        version: "0.2.0".into(),
+        target: "aarch64-unknown-linux-musl".into(),
+        downgrade: true,
+        signature: Some([0xe1; 64]),
+        patience_s: 120,
+    }
+}
+
+/// Without a signature.
+pub fn least_update() -> Request {
+    Request::Update(UpdateRequest { signature: None, downgrade: false, ..update() })
+}
+
+fn update_status() -> UpdateStatus {
+    UpdateStatus {
+        version: "0.1.0".into(),
+        target: "aarch64-unknown-linux-musl".into(),
+        hash: Some([0xe2; 32]),
+        last: Some(UpdateRecord {
+            number: 3,
+            stage: UpdateStage::RolledBack,
+            from: "0.1.0".into(),
+            to: "0.2.0".into(),
+            why: Some("it ended with status 1".into()),
+        }),
+    }
+}
+
+/// Of a node that was never updated.
+pub fn least_update_status() -> Response {
+    Response::UpdateStatus(UpdateStatus { hash: None, last: None, ..update_status() })
 }
 
 fn proxy_request() -> ProxyRequest {
@@ -235,6 +275,7 @@ pub fn responses() -> Vec<Response> {
         Response::Started,
         Response::FileReady { offset: 70_000 },
         Response::File(file()),
+        Response::UpdateStatus(update_status()),
     ]
 }
 
