@@ -6,13 +6,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
     time::Duration,
 };
 
 use hive_protocol::{NetworkName, NodeId, peer::PeerMessage};
 use multiaddr::{Multiaddr, Protocol};
 
-use crate::{ConnId, punch::Punches};
+use crate::{ConnId, punch::Punches, reach::ip};
 
 /// How long a connection may live without belonging to any network.
 pub(crate) const UNJOINED: Duration = Duration::from_secs(10);
@@ -25,6 +26,10 @@ pub(crate) struct Connection {
     pub dialled: bool,
     pub address: Multiaddr,
     pub relayed: bool,
+    /// Where it leaves this node, if there is only one place.
+    pub local: Option<IpAddr>,
+    /// The peer has said that it is no longer where this connection leads.
+    pub left_behind: bool,
     pub since: Duration,
     pub rtt: Option<Duration>,
     /// Where the peer says that it sees this node.
@@ -70,6 +75,8 @@ impl Connection {
             dialled,
             address,
             relayed,
+            local: None,
+            left_behind: false,
             since: now,
             rtt: None,
             observed: None,
@@ -112,6 +119,12 @@ impl Connection {
         let (now, later): (VecDeque<_>, _) = self.early.drain(..).partition(|m| m.network == *network);
         self.early = later;
         now.into()
+    }
+
+    /// What makes a path the better one, the smaller first: direct before relayed, TCP before QUIC, the oldest first. One
+    /// to where the peer has been comes after its like.
+    pub fn rank(&self) -> impl Ord + use<> {
+        (self.relayed, self.is_quic(), self.left_behind, self.since)
     }
 
     fn is_stranger(&self) -> bool {
@@ -190,9 +203,18 @@ impl Connections {
         self.iter().filter(|(_, c)| c.joined.contains_key(network)).map(|(id, _)| id).collect()
     }
 
-    /// The best connection to a peer: direct before relayed, TCP before QUIC, the oldest first.
+    /// The best connection to a peer.
     pub fn best(&self, peer: &NodeId) -> Option<(ConnId, &Connection)> {
-        self.of(peer).min_by_key(|(id, c)| (c.joined.is_empty(), c.relayed, c.is_quic(), c.since, *id))
+        self.of(peer).min_by_key(|(id, c)| (c.joined.is_empty(), c.rank(), *id))
+    }
+
+    /// Notes which direct connections lead to where the peer was `before`, and is not any more.
+    pub fn leave_behind(&mut self, peer: &NodeId, before: &[Multiaddr], after: &[Multiaddr]) {
+        let is_in = |addresses: &[Multiaddr], remote| addresses.iter().filter_map(ip).any(|ip| ip == remote);
+        for connection in self.all.values_mut().filter(|c| c.peer == *peer && !c.relayed) {
+            let Some(remote) = ip(&connection.address) else { continue };
+            connection.left_behind = !is_in(after, remote) && (connection.left_behind || is_in(before, remote));
+        }
     }
 
     /// Asks for a join at `at`, unless one is running or due earlier.

@@ -8,6 +8,7 @@ use crate::{
     ConnId, Core, Now, Output,
     connections::{Ask, Connection, Proof},
     path::GATHER,
+    reach::ip,
     register,
 };
 
@@ -22,8 +23,9 @@ const OTHER_COMPARES: Duration = Duration::from_millis(500);
 mod tests;
 
 impl Core {
-    pub(crate) fn connected(&mut self, conn: ConnId, connection: Connection, now: Now) {
+    pub(crate) fn connected(&mut self, conn: ConnId, mut connection: Connection, now: Now) {
         let (peer, dialled, relayed) = (connection.peer, connection.dialled, connection.relayed);
+        connection.local = ip(&connection.address).filter(|_| !relayed).and_then(|ip| self.own.only_ip_like(&ip));
         self.connections.insert(conn, connection);
         if peer == self.own.id {
             self.close(conn, "connected to itself");

@@ -1,11 +1,15 @@
 //! What this node says of itself: name, addresses and version, signed anew for each network when they change.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use hive_protocol::{NetworkName, NodeId, NodeName, PeerRecord, SignedRecord, record};
 use multiaddr::Multiaddr;
 
-use crate::{Config, Now, RelayMode, outbox::Dice, reach::is_relayed};
+use crate::{
+    Config, Now, RelayMode,
+    outbox::Dice,
+    reach::{ip, is_relayed},
+};
 
 /// Changes within this time go out as one record.
 const COALESCE: Duration = Duration::from_millis(200);
@@ -40,6 +44,18 @@ impl Own {
     /// Where it can be dialled without a relay.
     pub fn direct(&self) -> &[Multiaddr] {
         &self.direct
+    }
+
+    /// Its only IP address of this one's family, from which what goes there must come. Loopback is not looked at.
+    pub fn only_ip_like(&self, remote: &IpAddr) -> Option<IpAddr> {
+        let alike = self.direct.iter().filter_map(ip).filter(|ip| ip.is_ipv4() == remote.is_ipv4());
+        let mut all: Vec<IpAddr> = alike.filter(|ip| !ip.is_loopback() && !remote.is_loopback()).collect();
+        all.dedup();
+        if let [only] = all[..] { Some(only) } else { None }
+    }
+
+    pub fn has_ip(&self, own: &IpAddr) -> bool {
+        self.direct.iter().filter_map(ip).any(|ip| ip == *own)
     }
 
     pub fn relay_mode(&self) -> RelayMode {

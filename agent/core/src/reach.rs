@@ -195,12 +195,16 @@ pub(crate) fn relay_of(address: &Multiaddr) -> Option<NodeId> {
 
 /// The IP address of a multiaddress, if it is one that is routed on the Internet.
 pub(crate) fn public_ip(address: &Multiaddr) -> Option<IpAddr> {
-    let ip = address.iter().find_map(|part| match part {
+    ip(address).filter(is_public)
+}
+
+/// The IP address in an address.
+pub(crate) fn ip(address: &Multiaddr) -> Option<IpAddr> {
+    address.iter().find_map(|part| match part {
         Protocol::Ip4(ip) => Some(IpAddr::V4(ip)),
         Protocol::Ip6(ip) => Some(IpAddr::V6(ip).to_canonical()),
         _ => None,
-    })?;
-    is_public(&ip).then_some(ip)
+    })
 }
 
 /// Not private (RFC 1918, 4193), shared (RFC 6598), link-local, loopback, unspecified or multicast.

@@ -128,7 +128,7 @@ impl Routes {
 
 fn best_paths(connections: &Connections) -> BTreeMap<(NetworkName, NodeId), ConnId> {
     let mut order: Vec<_> = connections.iter().collect();
-    order.sort_by_key(|(id, c)| (c.relayed, c.is_quic(), c.since, *id));
+    order.sort_by_key(|(id, c)| (c.rank(), *id));
     let mut best = BTreeMap::new();
     for (id, connection) in order {
         for network in connection.networks() {

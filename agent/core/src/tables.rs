@@ -10,6 +10,7 @@ use multiaddr::Multiaddr;
 
 use crate::{
     Change, ConnId, Core, Now, Output,
+    connections::Connection,
     own::Own,
     path::GATHER,
     peers::{self, Offer, Table},
@@ -89,6 +90,15 @@ impl Core {
         }
         self.reach_changed(now);
         self.restart_punches(now, |_| true);
+        self.close_stranded();
+    }
+
+    /// Closes the connections that left from an address which is gone: no packet on them arrives any more, and nobody
+    /// would notice for a while.
+    fn close_stranded(&mut self) {
+        let is_stranded = |c: &Connection| c.local.is_some_and(|local| !self.own.has_ip(&local));
+        let stranded: Vec<_> = self.connections.iter().filter(|(_, c)| is_stranded(c)).map(|(conn, _)| conn).collect();
+        stranded.into_iter().for_each(|conn| self.close(conn, "its local address is gone"));
     }
 
     pub(crate) fn issue_due(&mut self, now: Now) {
@@ -234,6 +244,7 @@ impl Core {
             self.compare_later(conn, network, now);
             return Ok(false);
         }
+        let before = table.get(&node).map(|entry| entry.record.addresses.clone()).unwrap_or_default();
         match table.offer(signed, from, self.networks.is_banned(network, &node), now) {
             Offer::Bad => return Err(Improper),
             Offer::Ignored => return Ok(false),
@@ -247,6 +258,7 @@ impl Core {
                     self.newcomers.count(from, now.mono);
                 }
                 self.unsaved.insert((network.clone(), node));
+                self.relocated(network, &node, &before);
                 self.learned(network, node, now);
             }
         }
@@ -259,6 +271,15 @@ impl Core {
         let gone = self.tables.get_mut(network).map(|table| table.trim(spared)).unwrap_or_default();
         for node in gone {
             self.out.persist(Change::RecordGone { network: network.clone(), node });
+        }
+    }
+
+    /// A member may have moved: paths to where it was are the worse ones.
+    fn relocated(&mut self, network: &NetworkName, node: &NodeId, before: &[Multiaddr]) {
+        let Some(entry) = self.tables.get(network).and_then(|table| table.get(node)) else { return };
+        if entry.record.addresses != before {
+            self.connections.leave_behind(node, before, &entry.record.addresses);
+            self.routes_changed = true;
         }
     }
 

@@ -38,6 +38,32 @@ fn the_first_addresses_are_said_at_once() {
     assert_eq!(sent.last().map(|(to, record)| (*to, &record.addresses)), Some((conn, &vec![address(0)])));
 }
 
+#[test]
+fn a_connection_from_an_address_that_is_gone_is_closed() {
+    let mut bench = Bench::new();
+    let (direct, relayed) = (bench.member(1), bench.connect_over(2, true, true));
+    bench.tell(Event::Addresses(vec![address(0), address(8)]));
+    assert!(bench.closes().is_empty());
+    let either = bench.member(3);
+    bench.tell(Event::Addresses(vec![address(8)]));
+    assert_eq!(bench.closes(), [direct], "not {relayed:?}, nor {either:?}, which may have left from the other");
+}
+
+#[test]
+fn a_path_to_where_a_member_is_goes_before_one_to_where_it_was() {
+    let mut bench = Bench::new();
+    let old = bench.member(1);
+    let at = |place: &str| PeerRecord { addresses: vec![place.parse().unwrap()], ..said_by(1, 5) };
+    bench.hear_record(old, signed(1, &at("/ip4/10.0.0.1/tcp/4180")));
+    bench.pass(secs(1));
+    let (new, address) = (ConnId(99), "/ip4/10.0.0.77/tcp/4180".parse().unwrap());
+    bench.tell(Event::Connected { conn: new, peer: id(1), dialled: false, relayed: false, address });
+    bench.tell(Event::Joined { conn: new, network: lab(), secret: secret(1) });
+    assert_eq!(bench.core.routes().path(&lab(), &id(1)), Some(old));
+    bench.hear_record(new, signed(1, &PeerRecord { seq: START + 6, ..at("/ip4/10.0.0.77/tcp/4180") }));
+    assert_eq!(bench.core.routes().path(&lab(), &id(1)), Some(new));
+}
+
 /// What `count` nodes that nobody knows say of themselves, from the `first` on.
 fn strangers(first: u32, count: u32) -> Vec<SignedRecord> {
     let stranger = |n: u32| {
