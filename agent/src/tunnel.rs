@@ -6,6 +6,7 @@
 //! count of what is live, so that a right that is taken away ends the streams that used it, at once.
 
 pub mod accept;
+mod alert;
 pub mod broken;
 pub mod carrier;
 pub mod copy;

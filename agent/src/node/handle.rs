@@ -54,8 +54,8 @@ pub enum Input {
     Punch { peer: NodeId, addresses: Vec<Multiaddr>, part: Part },
     /// Close this connection.
     Close(ConnectionId),
-    /// Dial also at these addresses.
-    DialBeside { peer: NodeId, addresses: Vec<Multiaddr> },
+    /// This dial has had its head start.
+    DialTakingLong(ConnectionId),
     /// Listen on these addresses from now on.
     Listen { addresses: Vec<Multiaddr>, reply: Sender<Result<(), Failure>> },
     /// End the loop; the sender is dropped when it has.
@@ -245,10 +245,10 @@ impl Handle {
         let _ = self.inbox.send(Input::Punch { peer, addresses, part }).await;
     }
 
-    /// Dials also at these addresses, a moment from now, if there is no direct connection by then.
-    pub async fn dial_later(self, peer: NodeId, addresses: Vec<Multiaddr>) {
+    /// Tells, a moment from now, that a dial's head start is over.
+    pub async fn dial_beside_later(self, first: ConnectionId) {
         Timer::after(BESIDE).await;
-        let _ = self.inbox.send(Input::DialBeside { peer, addresses }).await;
+        let _ = self.inbox.send(Input::DialTakingLong(first)).await;
     }
 
     /// Closes a connection.
