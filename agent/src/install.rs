@@ -1,6 +1,6 @@
 //! `hive-agent install` and `uninstall`: this agent as a service of the machine's service manager.
 //!
-//! [`plan`](plan::Plan) says what will be written, run and removed; this asks, does it or shows it. The service files are
+//! `plan` says what will be written, run and removed; this asks, does it or shows it. The service files are
 //! those of `cross/service`, which `cross/deploy` puts on a device, too. Options that were given become lines of
 //! `/etc/hive/environment`, secrets lines of `/etc/hive/credentials`, which root alone may read.
 

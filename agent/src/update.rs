@@ -5,8 +5,8 @@
 //!
 //! A trial is a contract between versions, so it must not change: the new binary is started from that folder under its
 //! own name, with the arguments and environment of the old one and a socket as standard input. Once it has opened the
-//! state and rejoined a member it writes [`PROVEN`] there; when the socket ends it stops. Until it is kept, what it does
-//! to the state must leave the old one able to open it.
+//! state and rejoined a member it writes `proven` and a line feed there; when the socket ends it stops. Until it is kept,
+//! what it does to the state must leave the old one able to open it.
 
 mod again;
 mod check;
