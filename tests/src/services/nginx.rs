@@ -44,10 +44,19 @@ impl Nginx {
 
     /// CPU time of its processes since they started.
     pub fn cpu(&self) -> Duration {
+        self.usage().map(|usage| usage.cpu).sum()
+    }
+
+    /// Memory of its processes that stands for no file, in bytes.
+    pub fn anonymous(&self) -> u64 {
+        self.usage().map(|usage| usage.anonymous).sum()
+    }
+
+    fn usage(&self) -> impl Iterator<Item = Usage> {
         let master = self.process.pid();
         let children = fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
-        let pids = children.split_whitespace().filter_map(|pid| pid.parse().ok()).chain([master]);
-        pids.filter_map(|pid| Usage::of(pid).ok()).map(|usage| usage.cpu).sum()
+        let pids: Vec<u32> = children.split_whitespace().filter_map(|pid| pid.parse().ok()).chain([master]).collect();
+        pids.into_iter().filter_map(|pid| Usage::of(pid).ok())
     }
 }
 

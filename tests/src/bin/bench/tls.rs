@@ -29,6 +29,8 @@ pub struct Tls {}
 
 const NAME: &str = "shed.example";
 const GIB: f64 = (1 << 30) as f64;
+/// Connections in silence of which the memory is measured.
+const IDLE: u32 = 200;
 /// The first byte of a connection to the server: from where the bytes go that the next eight count.
 const UP: u8 = 1;
 const DOWN: u8 = 0;
@@ -55,6 +57,7 @@ pub fn measure(lab: &Lab, rounds: usize, bytes: u64) -> io::Result<Report> {
     };
     let server = tcp::Server::start(&lab.host("server"), 0, |stream| drop(serve(stream)));
     let bench = Bench::start(lab, &folder, server.address());
+    bench.silence(&mut report)?;
     for connections in [1, 8] {
         for (direction, name) in [(Direction::Up, "up"), (Direction::Down, "down")] {
             let case = format!("{connections} connection{} {name}", if connections == 1 { "" } else { "s" });
@@ -88,6 +91,23 @@ impl Bench {
 
     fn connect(&self, to: SocketAddr) -> io::Result<Stream> {
         self.client.connect(self.pair.near.host(), to, NAME)
+    }
+
+    /// Memory of connections that have agreed on a session and say nothing, where TLS ends.
+    fn silence(&self, report: &mut Report) -> io::Result<()> {
+        let nginx = self.grown(self.alone, || self.nginx.anonymous())?;
+        let hive = self.grown(self.hive, || self.pair.far.usage().anonymous)?;
+        report.pair("memory of a connection in silence", "KiB", &[nginx], &[hive]);
+        Ok(())
+    }
+
+    /// KiB by which something grows with each of so many connections.
+    fn grown(&self, to: SocketAddr, memory: impl Fn() -> u64) -> io::Result<f64> {
+        let before = memory();
+        let open = (0..IDLE).map(|_| self.connect(to)).collect::<io::Result<Vec<_>>>()?;
+        let grown = memory().saturating_sub(before) as f64 / 1024.0 / f64::from(IDLE);
+        drop(open);
+        Ok(grown)
     }
 
     fn compare(&self, case: &str, rounds: usize, load: Load, report: &mut Report) -> io::Result<()> {
