@@ -8,7 +8,7 @@ use std::{
 use hive_agent::{
     COMMIT, TARGET, VERSION, agent, check, files, logs, memory,
     options::{Command, Options},
-    terminal,
+    sftp, terminal,
 };
 use hive_protocol::password::PasswordHashed;
 
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     let outcome = match &options.command {
         _ if options.version => say(&format!("hive-agent {VERSION} {TARGET} {COMMIT}")),
         Some(Command::HashPassword(_)) => hash_password(),
+        Some(Command::SftpServer(_)) => sftp::serve(io::stdin().lock(), io::stdout().lock()).map_err(agent::Error::Io),
         Some(Command::Check(_)) => check::run(&options).and_then(|report| say(report.trim_end())),
         None => agent::run(&options),
     };

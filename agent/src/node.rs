@@ -38,6 +38,7 @@ use unwritten::Unwritten;
 
 use crate::{
     net::{self, Behaviour, BehaviourEvent, Handles},
+    ssh,
     store::{Store, StoreError},
 };
 
@@ -101,7 +102,7 @@ impl Node {
         announced: Vec<Multiaddr>,
     ) -> Result<Self, StoreError> {
         let (sender, inbox) = channel::bounded(INBOX);
-        let handle = Handle::new(&core, sender, handles, handle::Tls::load(&store)?);
+        let handle = Handle::new(&core, sender, handles, handle::Tls::load(&store)?, ssh::Server::load(&store)?);
         Ok(Self {
             core,
             net,

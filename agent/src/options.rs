@@ -74,6 +74,8 @@ pub enum Command {
     HashPassword(HashPassword),
     /// `check`
     Check(Check),
+    /// `sftp-server`
+    SftpServer(SftpServer),
 }
 
 /// Print the hash of a password, for --admin USER:hash_…
@@ -89,6 +91,11 @@ pub struct HashPassword {}
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "check", example = "hive-agent --state /var/lib/hive check")]
 pub struct Check {}
+
+/// Serve files to one SFTP client on standard input and output: what the agent's SSH server runs for scp and sftp
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "sftp-server")]
+pub struct SftpServer {}
 
 /// An option, variable or line that makes no sense, in a sentence that never repeats a secret.
 #[derive(Debug, thiserror::Error)]

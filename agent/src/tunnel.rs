@@ -47,7 +47,8 @@ struct Inner {
 
 struct Live {
     proxy: ProxyId,
-    conn: ConnId,
+    /// None where the stream ends at this node.
+    conn: Option<ConnId>,
     /// Dropped to end the stream.
     _end: Sender<()>,
 }
@@ -167,7 +168,7 @@ impl Tunnels {
     }
 
     /// Enters a stream. Whoever holds the entry must stop when [`Entry::ended`] says so.
-    pub fn enter(self: &Arc<Self>, proxy: ProxyId, conn: ConnId) -> Entry {
+    pub fn enter(self: &Arc<Self>, proxy: ProxyId, conn: Option<ConnId>) -> Entry {
         let (end, ended) = channel::bounded(1);
         let counters = self.counters(proxy);
         counters.open.fetch_add(1, Ordering::Relaxed);
@@ -197,7 +198,7 @@ impl Tunnels {
 
     /// How many streams use a connection.
     pub fn streams_on(&self, conn: ConnId) -> usize {
-        lock(&self.inner).live.values().filter(|live| live.conn == conn).count()
+        lock(&self.inner).live.values().filter(|live| live.conn == Some(conn)).count()
     }
 
     /// Waits until no stream is left.

@@ -44,7 +44,7 @@ impl Routes {
         let proxies: Vec<_> = book.specs.values().filter(|spec| spec.enabled).cloned().collect();
         let ingress = proxies.iter().filter(|spec| spec.direction == Direction::Ingress);
         Self {
-            ingress: ingress.map(|spec| (ingress_key(spec), Arc::clone(spec))).collect(),
+            ingress: ingress.filter_map(|spec| Some((ingress_key(spec)?, Arc::clone(spec)))).collect(),
             links: connections.iter().map(|(id, c)| (id, Link { peer: c.peer, networks: c.networks() })).collect(),
             best: best_paths(connections),
             proxies,
@@ -64,12 +64,17 @@ impl Routes {
         rule.cloned().ok_or_else(|| refusal(open))
     }
 
-    /// Whether a live stream of this proxy may go on over this connection.
+    /// Whether a live stream of this proxy may go on over this connection; over none, where the proxy leads to this node.
     #[must_use]
-    pub fn allows(&self, proxy: ProxyId, conn: ConnId) -> bool {
+    pub fn allows(&self, proxy: ProxyId, conn: Option<ConnId>) -> bool {
         let spec = self.proxies.binary_search_by_key(&proxy, |spec| spec.id).ok().map(|at| &self.proxies[at]);
-        let link = self.links.get(&conn);
-        spec.zip(link).is_some_and(|(s, l)| l.peer == s.remote.node && l.networks.contains(&s.remote.network))
+        match (spec.map(|spec| &spec.remote), conn) {
+            (Some(Some(remote)), Some(conn)) => {
+                self.links.get(&conn).is_some_and(|l| l.peer == remote.node && l.networks.contains(&remote.network))
+            }
+            (Some(None), None) => true,
+            _ => false,
+        }
     }
 
     /// The best connection to a member: direct before relayed, TCP before QUIC, the oldest first.
@@ -103,8 +108,9 @@ fn best_paths(connections: &Connections) -> BTreeMap<(NetworkName, NodeId), Conn
     best
 }
 
-fn ingress_key(spec: &ProxySpec) -> IngressKey {
-    (spec.remote.network.clone(), spec.remote.node, spec.remote.port, spec.port)
+fn ingress_key(spec: &ProxySpec) -> Option<IngressKey> {
+    let remote = spec.remote.as_ref()?;
+    Some((remote.network.clone(), remote.node, remote.port, spec.port))
 }
 
 fn refusal(open: &Open) -> Refusal {
@@ -186,7 +192,8 @@ impl ProxyBook {
 
     /// Removes the proxies of a network.
     pub fn forget(&mut self, network: &NetworkName, out: &mut Outbox) {
-        let gone: Vec<_> = self.all().filter(|s| s.remote.network == *network).map(|s| s.id).collect();
+        let gone: Vec<_> =
+            self.all().filter(|s| s.remote.as_ref().is_some_and(|r| r.network == *network)).map(|s| s.id).collect();
         for id in gone {
             // The number comes from the book itself, so it is there.
             let _ = self.remove(id, out);

@@ -241,6 +241,7 @@ pub(crate) fn ingress(peer: &str) -> ProxyRequest {
         temporary: false,
         key_prefix: None,
         sni: None,
+        ssh: None,
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
         Handles, Part,
         registry::{Connection, Registry},
     },
+    ssh,
     store::{Store, StoreError},
     time::within,
     tunnel::{Tunnels, listen::Prepared, tls::Termination},
@@ -150,6 +151,8 @@ pub struct Shared {
     pub keys: Arc<Keys>,
     /// The certificates that renew themselves.
     pub acme: Arc<Acme>,
+    /// SSH is served here, for proxies that say so.
+    pub ssh: ssh::Server,
     inbox: Sender<Input>,
     store_problem: Mutex<Option<String>>,
 }
@@ -163,7 +166,7 @@ impl std::ops::Deref for Handle {
 }
 
 impl Handle {
-    pub(super) fn new(core: &Core, inbox: Sender<Input>, handles: Handles, tls: Tls) -> Self {
+    pub(super) fn new(core: &Core, inbox: Sender<Input>, handles: Handles, tls: Tls, ssh: ssh::Server) -> Self {
         let Handles { streams, registry } = handles;
         let Tls { keys, acme, answers } = tls;
         Self(Arc::new(Shared {
@@ -179,6 +182,7 @@ impl Handle {
             termination: Termination::new(keys.clone(), answers),
             keys,
             acme,
+            ssh,
             inbox,
             store_problem: Mutex::new(None),
         }))

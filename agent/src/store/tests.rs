@@ -74,11 +74,12 @@ fn proxy() -> ProxySpec {
         port: 8080,
         bind: hive_protocol::DEFAULT_BIND,
         host: "127.0.0.1".into(),
-        remote: Remote { network: "lab".parse().unwrap(), node, port: 80 },
+        remote: Some(Remote { network: "lab".parse().unwrap(), node, port: 80 }),
         enabled: true,
         temporary: false,
         key_prefix: None,
         sni: None,
+        ssh: None,
     }
 }
 

@@ -81,10 +81,10 @@ fn admit(node: &Handle, connection: &Connection, open: &Open) -> Result<Arc<Prox
 }
 
 async fn carry(node: &Handle, connection: &Connection, spec: &ProxySpec, mut stream: Stream) {
-    let entry = node.tunnels.enter(spec.id, connection.conn);
+    let entry = node.tunnels.enter(spec.id, Some(connection.conn));
     let counters = entry.counters.clone();
     // The rule may have gone between admission and entry.
-    if !node.routes.get().allows(spec.id, connection.conn) {
+    if !node.routes.get().allows(spec.id, Some(connection.conn)) {
         return;
     }
     let (local, cut) = match target(node, spec, &counters).await {

@@ -16,7 +16,7 @@ use async_io::{Async, Timer};
 use futures::AsyncReadExt;
 use hive_core::Routes;
 use hive_protocol::{
-    Direction, KeyPrefix, ProxySpec, TUNNEL_PROTOCOL,
+    Direction, KeyPrefix, ProxyKind, ProxySpec, Remote, TUNNEL_PROTOCOL,
     tunnel::{Kind, Open},
 };
 use hive_transport::streams::Stream;
@@ -58,11 +58,12 @@ type Group = Vec<Arc<ProxySpec>>;
 pub struct Prepared(Arc<Mutex<BTreeMap<SocketAddr, Async<TcpListener>>>>);
 
 impl Prepared {
-    /// Binds now what a proxy is about to listen on.
-    pub fn bind(&self, address: SocketAddr) -> io::Result<()> {
+    /// Binds now what a proxy is about to listen on; answers the address, with the port found where it was 0.
+    pub fn bind(&self, address: SocketAddr) -> io::Result<SocketAddr> {
         let socket = open_port(address)?;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(address, socket);
-        Ok(())
+        let bound = socket.get_ref().local_addr()?;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(bound, socket);
+        Ok(bound)
     }
 
     /// The socket bound before, if any.
@@ -170,9 +171,10 @@ async fn accepted(node: Handle, group: Arc<Group>, local: Async<TcpStream>, _pla
             Err(e) => return log::debug!("{}: {e}", names(several)),
         },
     };
-    match &spec.key_prefix {
-        Some(prefix) => terminated(&node, &spec, prefix, local).await,
-        None => connection(node, spec, local, Cut::never()).await,
+    match (&spec.kind, &spec.key_prefix) {
+        (ProxyKind::Ssh, _) => node.ssh.serve(&node, &spec, local).await,
+        (ProxyKind::Tcp, Some(prefix)) => terminated(&node, &spec, prefix, local).await,
+        (ProxyKind::Tcp, None) => connection(node, spec, local, Cut::never()).await,
     }
 }
 
@@ -195,16 +197,17 @@ async fn terminated(node: &Handle, spec: &Arc<ProxySpec>, prefix: &KeyPrefix, cl
 /// One connection to carry, from its acceptance to its end. `cut` tells that its other end was aborted.
 async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Async<TcpStream>, cut: Cut) {
     let counters = node.tunnels.counters(spec.id);
-    let (connection, stream) = match open(&node, &spec).await {
+    let Some(remote) = &spec.remote else { return };
+    let (connection, stream) = match open(&node, &spec, remote).await {
         Ok(opened) => opened,
         Err(why) => {
             counters.failed(Cause::Path, why);
             return copy::abort(&local);
         }
     };
-    let entry = node.tunnels.enter(spec.id, connection.conn);
+    let entry = node.tunnels.enter(spec.id, Some(connection.conn));
     // The routes may have changed while the stream was opened, before there was an entry to strike out.
-    if !node.routes.get().allows(spec.id, connection.conn) {
+    if !node.routes.get().allows(spec.id, Some(connection.conn)) {
         return copy::abort(&local);
     }
     let ended = or(entry.ended(), cut.happened());
@@ -220,11 +223,11 @@ async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Async<TcpStream>,
 }
 
 /// Opens a stream to the peer and asks for the port. A connection that dies meanwhile is replaced by the next.
-async fn open(node: &Handle, spec: &ProxySpec) -> Result<(Connection, Stream), String> {
+async fn open(node: &Handle, spec: &ProxySpec, remote: &Remote) -> Result<(Connection, Stream), String> {
     let attempt = async {
         loop {
-            let path = node.connection_in(vec![spec.remote.network.clone()], spec.remote.node, PATIENCE).await;
-            let connection = path.ok_or_else(|| format!("{} is not connected", spec.remote.node))?;
+            let path = node.connection_in(vec![remote.network.clone()], remote.node, PATIENCE).await;
+            let connection = path.ok_or_else(|| format!("{} is not connected", remote.node))?;
             let mut stream = match node.streams.open_on(connection.id, StreamProtocol::new(TUNNEL_PROTOCOL)).await {
                 Ok(stream) => stream,
                 Err(e) => {
@@ -235,15 +238,15 @@ async fn open(node: &Handle, spec: &ProxySpec) -> Result<(Connection, Stream), S
             };
             let open = Open {
                 stream: random::bytes(),
-                network: spec.remote.network.clone(),
+                network: remote.network.clone(),
                 origin_port: spec.port,
-                target_port: spec.remote.port,
+                target_port: remote.port,
             };
             if carrier::write_cbor(&mut stream, Kind::Open, &open).await.is_ok() {
                 return Ok((connection, stream));
             }
         }
     };
-    let late = || Err(format!("no path to {} within {} s", spec.remote.node, PATIENCE.as_secs()));
+    let late = || Err(format!("no path to {} within {} s", remote.node, PATIENCE.as_secs()));
     crate::time::within(PATIENCE, attempt).await.unwrap_or_else(late)
 }

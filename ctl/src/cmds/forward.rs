@@ -93,6 +93,7 @@ fn ingress(args: &Forward, from: NodeId) -> ProxyRequest {
         temporary: false,
         key_prefix: None,
         sni: None,
+        ssh: None,
     }
 }
 
@@ -109,6 +110,7 @@ fn egress(args: &Forward, to: NodeId) -> ProxyRequest {
         temporary: false,
         key_prefix: None,
         sni: None,
+        ssh: None,
     }
 }
 

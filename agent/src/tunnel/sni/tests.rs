@@ -14,7 +14,7 @@ fn spec(id: u64, sni: &str) -> Arc<ProxySpec> {
         port: 443,
         bind: DEFAULT_BIND,
         host: DEFAULT_HOST.into(),
-        remote,
+        remote: Some(remote),
         enabled: true,
         temporary: false,
         key_prefix: None,
