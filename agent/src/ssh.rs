@@ -62,8 +62,6 @@ const WINDOW: u32 = 1 << 20;
 const PIECES: usize = 4;
 /// As OpenSSH's server.
 const MAX_ATTEMPTS: usize = 6;
-/// How long a refusal takes at least, whatever the reason.
-const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
 /// What the SSH servers of all proxies share.
 pub struct Server(Arc<Shared>);
@@ -167,9 +165,8 @@ fn config(key: &PrivateKey, session: &Session) -> Config {
     Config {
         server_id: SshId::Standard(Cow::Owned(format!("SSH-2.0-hive_{VERSION}"))),
         methods: session.methods(),
-        auth_rejection_time: REFUSAL_TIME,
-        // The first request only asks which methods there are.
-        auth_rejection_time_initial: Some(Duration::ZERO),
+        // It would hold for keys as well, and a client may offer several before the right one.
+        auth_rejection_time: Duration::ZERO,
         keys: vec![key.clone()],
         window_size: WINDOW,
         event_buffer_size: PIECES,

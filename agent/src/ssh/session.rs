@@ -3,8 +3,9 @@
 //! Every answer is given at once: a handler that waited would hold up the whole connection. Programs run in tasks of
 //! their own.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use async_io::Timer;
 use hive_protocol::{
     ProxyId,
     message::{RunRequest, TerminalInfo},
@@ -26,6 +27,8 @@ const MAX_CHANNELS: usize = 10;
 /// Variables that a client may set for one program, and their longest value.
 const MAX_VARIABLES: usize = 32;
 const MAX_VALUE: usize = 1024;
+/// How long the refusal of a password takes, whatever the reason; that of a key tells nothing that is secret.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
 /// The longest command, in bytes; `russh` takes packets of up to 256 KiB.
 const MAX_COMMAND: usize = 128 * 1024;
 
@@ -62,7 +65,12 @@ impl Session {
             return Auth::Accept;
         }
         log::info!("proxy {}: a login over SSH was refused", self.proxy);
-        Auth::reject()
+        self.refusal()
+    }
+
+    /// One may try again, by any method; `russh` counts.
+    fn refusal(&self) -> Auth {
+        Auth::Reject { proceed_with_methods: Some(self.methods()), partial_success: false }
     }
 
     /// Forgets what has ended: `russh` does not tell of a channel that was closed from here.
@@ -115,12 +123,16 @@ impl Handler for Session {
     type Error = russh::Error;
 
     async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, russh::Error> {
+        let refusal = Timer::after(REFUSAL_TIME);
         let right = self.login.has_password(user, password).await;
+        if !right {
+            refusal.await;
+        }
         Ok(self.judge(right))
     }
 
     async fn auth_publickey_offered(&mut self, user: &str, offer: PublicKeyOffer<'_>) -> Result<Auth, russh::Error> {
-        Ok(if self.login.has_key(user, offer.public_key) { Auth::Accept } else { Auth::reject() })
+        Ok(if self.login.has_key(user, offer.public_key) { Auth::Accept } else { self.refusal() })
     }
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, russh::Error> {

@@ -29,6 +29,7 @@ use crate::{
     client::Client,
     cmds::{exec::Shell, proxy},
     error::{Error, Result},
+    terminal,
 };
 
 /// The user to log in as: whoever logs in is the agent's user.
@@ -151,6 +152,8 @@ async fn print(app: &App, way: &mut Way, command: &[String], signals: &mut Signa
 /// Runs the client at our terminal. Ctrl-C is for it alone.
 async fn client(app: &App, command: Vec<String>, signals: &mut Signals) -> Result<()> {
     let Some((program, words)) = command.split_first() else { return Ok(()) };
+    // Without a terminal here there is none to be had there, which ssh would complain about.
+    let words = terminal::of_stdin().map_or(Some("-T"), |_| None).into_iter().chain(words.iter().map(String::as_str));
     let mut child = smol::process::Command::new(program).args(words).kill_on_drop(true).spawn().map_err(no_ssh)?;
     let told_to_end = async {
         while let Some(signal) = signals.next().await {
