@@ -25,8 +25,8 @@ fn code(answer: &[u8]) -> Option<u32> {
 
 #[test]
 fn a_file_is_written_and_read_back() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = text(folder.path().join("new").to_str().unwrap());
+    let file = std::env::temp_dir().join(format!("hive-sftp-{}", std::process::id()));
+    let path = text(file.to_str().unwrap());
     let mode = [4_u32.to_be_bytes(), 0o600_u32.to_be_bytes()].concat();
     let (handle, data) = ([&4_u32.to_be_bytes()[..], &1_u32.to_be_bytes()].concat(), text("hello"));
     let (create, at) = ((1_u32 | 2 | 8).to_be_bytes(), 2_u64.to_be_bytes());
@@ -42,7 +42,8 @@ fn a_file_is_written_and_read_back() {
     assert_eq!(code(&answers[1]), Some(0));
     assert_eq!(answers[2][9..], *b"\0\0hello");
     assert_eq!([3, 4, 5].map(|at| code(&answers[at])), [Some(1), Some(0), Some(4)]);
-    assert_eq!(fs::read(folder.path().join("new")).unwrap(), b"\0\0hello");
+    assert_eq!(fs::read(&file).unwrap(), b"\0\0hello");
+    fs::remove_file(&file).unwrap();
 }
 
 #[test]

@@ -19,6 +19,7 @@ fn spec(id: u64, sni: &str) -> Arc<ProxySpec> {
         temporary: false,
         key_prefix: None,
         sni: Some(sni.parse().unwrap()),
+        ssh: None,
     })
 }
 
