@@ -21,7 +21,7 @@ use futures::StreamExt;
 use hive_core::{Change, ConnId, Core, Event, Now, Output};
 use hive_protocol::{NetworkName, NodeId, Timestamp, peer::PeerMessage};
 use libp2p::{
-    Multiaddr, PeerId, Swarm, identify,
+    Multiaddr, Swarm, identify,
     swarm::{ConnectionId, DialError, SwarmEvent},
 };
 use smol::{
@@ -63,7 +63,7 @@ pub struct Node {
     /// Reservations held with relays, or asked for.
     relays: Relays,
     /// Dials under way.
-    dials: HashMap<ConnectionId, Dialled>,
+    dials: HashMap<ConnectionId, (NodeId, Dialled)>,
     /// Connections that were members' when the routes were last published.
     members: BTreeSet<ConnId>,
     /// Table sync that waits to be sent, by connection.
@@ -275,9 +275,7 @@ impl Node {
             SwarmEvent::ConnectionClosed { connection_id, cause, .. } => {
                 self.disconnected(connection_id, cause.as_ref())
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), connection_id, error } => {
-                self.dial_failed(&peer, connection_id, &error);
-            }
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => self.dial_failed(connection_id, &error),
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
                 log::debug!("a connection from {send_back_addr} came to nothing: {error}");
             }
@@ -289,8 +287,13 @@ impl Node {
     }
 
     fn connected(&mut self, id: ConnectionId) {
-        self.dials.remove(&id);
+        let dial = self.dials.remove(&id);
         let Some(connection) = self.handle.registry.by_id(id) else { return };
+        if matches!(dial, Some((peer, Dialled::Beside)) if self.handle.registry.is_direct_beside(&peer, id)) {
+            // The first dial got there, too. This one would only be a path that dies without a word when the peer does.
+            self.net.close_connection(id);
+            return;
+        }
         log::debug!("connected to {} at {}", connection.peer, connection.address);
         let (conn, peer, dialled, relayed) =
             (connection.conn, connection.peer, connection.dialled, connection.relayed());
@@ -306,8 +309,8 @@ impl Node {
         self.core.handle(Event::Disconnected { conn: connection.conn }, now());
     }
 
-    fn dial_failed(&mut self, peer: &PeerId, id: ConnectionId, error: &DialError) {
-        let (Some(peer), Some(dialled)) = (NodeId::from_peer_id(peer), self.dials.remove(&id)) else { return };
+    fn dial_failed(&mut self, id: ConnectionId, error: &DialError) {
+        let Some((peer, dialled)) = self.dials.remove(&id) else { return };
         self.dial_ended(peer, dialled, error);
     }
 

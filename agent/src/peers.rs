@@ -2,7 +2,7 @@
 
 use std::io;
 
-use futures::io::AsyncRead;
+use futures::io::{AsyncRead, AsyncWriteExt};
 use hive_core::Event;
 use hive_protocol::{
     PEERS_PROTOCOL,
@@ -29,7 +29,7 @@ const WAITING: usize = 64;
 pub fn writer(streams: Control, connection: ConnectionId) -> Sender<PeerMessage> {
     let (sender, messages) = channel::bounded(WAITING);
     let write = async move {
-        let mut stream = streams.open_on(connection, StreamProtocol::new(PEERS_PROTOCOL)).await.ok();
+        let mut stream = open(&streams, connection).await.ok();
         while let Ok(message) = messages.recv().await {
             match write(&streams, connection, stream.take(), &message).await {
                 Ok(written) => stream = Some(written),
@@ -54,9 +54,17 @@ async fn write(
     {
         return Ok(stream);
     }
+    let mut stream = open(streams, connection).await?;
+    frames::write(&mut stream, message, PEER_MAX).await?;
+    Ok(stream)
+}
+
+/// Opens a stream, and says so at once: libp2p names the protocol with the first bytes only, and by then the other side
+/// may have let us go.
+async fn open(streams: &Control, connection: ConnectionId) -> io::Result<Stream> {
     let opened = streams.open_on(connection, StreamProtocol::new(PEERS_PROTOCOL)).await;
     let mut stream = opened.map_err(io::Error::other)?;
-    frames::write(&mut stream, message, PEER_MAX).await?;
+    stream.flush().await?;
     Ok(stream)
 }
 

@@ -176,7 +176,10 @@ fn a_farewell_arrives_on_a_connection_that_has_been_silent() {
     a.stop();
     b.restart();
     a.start_again();
-    wait_until_all_see_all(&[&a, &b]);
+    b.wait_for_json("the password is proven", PATIENCE, &["nodes"], |nodes| {
+        let to_a = nodes.as_array().into_iter().flatten().find(|row| row["node_name"] == "a");
+        to_a.is_some_and(|row| row["path"] == "direct")
+    });
     b.ctl(&["networks", "leave", "--name", "garden"]).success();
     a.wait_for_json("b is gone", PATIENCE, &["nodes"], |nodes| column(nodes, "node_name") == ["a"]);
 }

@@ -12,7 +12,7 @@ use std::{
 use hive_protocol::{NetworkName, NodeId, peer::PeerMessage};
 use multiaddr::{Multiaddr, Protocol};
 
-use crate::{ConnId, newcomers::Newcomers, punch::Punches};
+use crate::{ConnId, punch::Punches};
 
 /// How long a connection may live without belonging to any network.
 pub(crate) const UNJOINED: Duration = Duration::from_secs(10);
@@ -37,8 +37,6 @@ pub(crate) struct Connection {
     pub asks: BTreeMap<NetworkName, Ask>,
     /// When to compare tables (again).
     pub compare_at: BTreeMap<NetworkName, Duration>,
-    /// How many nodes never heard of the peer may still introduce.
-    pub newcomers: Newcomers,
     /// Messages that no correct peer sends.
     pub strikes: u32,
     /// When the shell was last asked to close this one if idle.
@@ -79,7 +77,6 @@ impl Connection {
             joined: BTreeMap::new(),
             asks: BTreeMap::new(),
             compare_at: BTreeMap::new(),
-            newcomers: Newcomers::new(now),
             strikes: 0,
             spare_since: None,
             doubtful: false,

@@ -59,7 +59,7 @@ impl Core {
     }
 
     fn row(&self, network: &NetworkName, node: &NodeId, entry: &Entry, now: Now) -> NodeInfo {
-        let (path, transport, rtt_ms) = self.path(node);
+        let (path, transport, rtt_ms) = self.path(network, node);
         let latest_contact = if *node == self.own.id { now.wall } else { entry.contact };
         NodeInfo {
             peer_id: *node,
@@ -145,13 +145,17 @@ impl Core {
         })
     }
 
-    /// How a node is reached now, over what, and the round trip in milliseconds.
+    /// How a member of a network is reached now, over what, and the round trip in milliseconds. A connection on which the
+    /// network's password is not proven yet leads nowhere.
     #[must_use]
-    pub fn path(&self, node: &NodeId) -> (PathKind, Option<Carrier>, Option<f64>) {
+    pub fn path(&self, network: &NetworkName, node: &NodeId) -> (PathKind, Option<Carrier>, Option<f64>) {
         if *node == self.own.id {
             return (PathKind::This, None, None);
         }
-        let Some((_, connection)) = self.connections.best(node) else { return (PathKind::None, None, None) };
+        let conn = self.routes.path(network, node);
+        let Some(connection) = conn.and_then(|conn| self.connections.get(conn)) else {
+            return (PathKind::None, None, None);
+        };
         let kind = if connection.relayed { PathKind::Relayed } else { PathKind::Direct };
         (kind, Some(carrier(connection)), connection.rtt.map(milliseconds))
     }

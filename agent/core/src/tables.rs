@@ -178,7 +178,7 @@ impl Core {
     /// Puts a comparison off while it would only bring more new nodes than the peer may introduce. True if it did.
     fn compare_later(&mut self, conn: ConnId, network: &NetworkName, now: Now) -> bool {
         let Some(connection) = self.connections.get_mut(conn) else { return false };
-        let Some(at) = connection.newcomers.wait(now.mono) else { return false };
+        let Some(at) = self.newcomers.wait(&connection.peer, now.mono) else { return false };
         connection.compare_at.insert(network.clone(), at);
         true
     }
@@ -230,7 +230,7 @@ impl Core {
         let Some(table) = self.tables.get_mut(network) else { return Ok(false) };
         let Ok(node) = signed.read().map(|record| record.node) else { return Err(Improper) };
         let introduced = node != *from && table.get(&node).is_none();
-        if introduced && !self.connections.get(conn).is_some_and(|c| c.newcomers.has_room(now.mono)) {
+        if introduced && !self.newcomers.has_room(from, now.mono) {
             self.compare_later(conn, network, now);
             return Ok(false);
         }
@@ -243,8 +243,8 @@ impl Core {
             }
             Offer::Renewed => self.flush_soon(now),
             Offer::Changed => {
-                if introduced && let Some(connection) = self.connections.get_mut(conn) {
-                    connection.newcomers.count(now.mono);
+                if introduced {
+                    self.newcomers.count(from, now.mono);
                 }
                 self.unsaved.insert((network.clone(), node));
                 self.learned(network, node, now);

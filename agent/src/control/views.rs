@@ -27,10 +27,7 @@ pub(super) async fn proxies(node: Handle) -> Result<Vec<ProxyInfo>, Failure> {
         let specs: Vec<ProxySpec> = core.proxies().cloned().collect();
         let with_peer = |spec: ProxySpec| {
             let Some(remote) = &spec.remote else { return Known { spec, path: PathKind::None, name: None } };
-            // A connection that has not joined the proxy's network is no path for it.
-            let joined = core.routes().path(&remote.network, &remote.node).is_some();
-            let path = if joined { core.path(&remote.node).0 } else { PathKind::None };
-            let name = core.node_name(&remote.node);
+            let (path, name) = (core.path(&remote.network, &remote.node).0, core.node_name(&remote.node));
             Known { spec, path, name }
         };
         specs.into_iter().map(with_peer).collect::<Vec<_>>()
@@ -118,7 +115,8 @@ pub(super) async fn status(node: Handle) -> Result<StatusInfo, Failure> {
 
 /// Members by path; one that is a member of several networks counts once.
 fn connections(core: &Core, now: hive_core::Now) -> ConnectionCounts {
-    let paths: BTreeMap<NodeId, PathKind> = core.nodes(now).into_iter().map(|row| (row.peer_id, row.path)).collect();
+    let reached = core.nodes(now).into_iter().filter(|row| row.path != PathKind::None);
+    let paths: BTreeMap<NodeId, PathKind> = reached.map(|row| (row.peer_id, row.path)).collect();
     let count = |kind| paths.values().filter(|path| **path == kind).count().try_into().unwrap_or(u32::MAX);
     ConnectionCounts { direct: count(PathKind::Direct), relayed: count(PathKind::Relayed) }
 }

@@ -89,8 +89,16 @@ impl Registry {
 
     /// Whether there is a direct connection with this node.
     pub fn is_direct(&self, peer: &NodeId) -> bool {
-        let live = self.0.live.read().unwrap_or_else(PoisonError::into_inner);
-        live.values().any(|c| c.peer == *peer && !c.relayed())
+        self.any(|c| c.peer == *peer && !c.relayed())
+    }
+
+    /// Whether there is a direct connection with this node beside this one.
+    pub fn is_direct_beside(&self, peer: &NodeId, id: ConnectionId) -> bool {
+        self.any(|c| c.peer == *peer && !c.relayed() && c.id != id)
+    }
+
+    fn any(&self, which: impl Fn(&Connection) -> bool) -> bool {
+        self.0.live.read().unwrap_or_else(PoisonError::into_inner).values().any(which)
     }
 
     fn add(&self, id: ConnectionId, peer: &PeerId, address: Multiaddr, dialled: bool) -> Result<(), ConnectionDenied> {

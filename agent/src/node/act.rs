@@ -42,17 +42,17 @@ impl Node {
             exec::spawn(self.handle.clone().dial_later(peer, beside)).detach();
         }
         match net::dial(&mut self.net, peer, addresses) {
-            Ok(id) => drop(self.dials.insert(id, dialled)),
+            Ok(id) => drop(self.dials.insert(id, (peer, dialled))),
             Err(error) => self.dial_ended(peer, dialled, &error),
         }
     }
 
     /// The addresses of a dial that were left for later, if none of the first has led to the peer.
     pub(super) fn dial_beside(&mut self, peer: NodeId, addresses: Vec<libp2p::Multiaddr>) -> Reply {
-        if !self.handle.registry.is_direct(&peer)
-            && let Ok(id) = net::dial(&mut self.net, peer, addresses)
-        {
-            self.dials.insert(id, Dialled::Beside);
+        let beside = (peer, Dialled::Beside);
+        let needless = self.handle.registry.is_direct(&peer) || self.dials.values().any(|dial| *dial == beside);
+        if !needless && let Ok(id) = net::dial(&mut self.net, peer, addresses) {
+            self.dials.insert(id, beside);
         }
         Reply::none()
     }
@@ -65,7 +65,7 @@ impl Node {
 
     pub(super) fn dial_through_hole(&mut self, peer: NodeId, addresses: Vec<libp2p::Multiaddr>, part: Part) -> Reply {
         match net::punch(&mut self.net, peer, addresses, part) {
-            Ok(id) => drop(self.dials.insert(id, Dialled::Punch)),
+            Ok(id) => drop(self.dials.insert(id, (peer, Dialled::Punch))),
             Err(error) => self.dial_ended(peer, Dialled::Punch, &error),
         }
         Reply::none()

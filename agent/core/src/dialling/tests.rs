@@ -134,7 +134,7 @@ fn a_peer_whose_record_names_no_address_is_dialled_where_it_was_reached() {
         Output::Dial { addresses, .. } => Some(addresses.clone()),
         _ => None,
     });
-    assert_eq!(dialled, [[address(1)]]);
+    assert_eq!(dialled, [["/ip4/10.0.0.1/tcp/4180".parse().unwrap()]]);
 }
 
 #[test]

@@ -114,6 +114,6 @@ fn the_best_path_is_direct_then_old() {
     assert_eq!(bench.core.routes().path(&lab(), &id(1)), Some(newer));
     bench.tell(Event::Disconnected { conn: newer });
     assert_eq!(bench.core.routes().path(&lab(), &id(1)), Some(relayed));
-    assert_eq!(bench.core.path(&id(1)).0, PathKind::Relayed);
+    assert_eq!(bench.core.path(&lab(), &id(1)).0, PathKind::Relayed);
     assert_eq!(bench.core.connection(relayed).unwrap().networks, BTreeSet::from([lab()]));
 }

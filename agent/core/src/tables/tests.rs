@@ -63,10 +63,13 @@ fn stored(bench: &Bench) -> usize {
 }
 
 #[test]
-fn one_connection_introduces_new_nodes_at_a_limited_rate() {
+fn one_peer_introduces_new_nodes_at_a_limited_rate() {
     let mut bench = Bench::new();
     let (flood, other) = (bench.member(1), bench.member(2));
     let crowd = strangers(0, newcomers::BURST + 100);
+    hear_all(&mut bench, flood, &crowd);
+    bench.tell(Event::Disconnected { conn: flood });
+    let flood = bench.member(1);
     hear_all(&mut bench, flood, &crowd);
     let known = 1 + newcomers::BURST as usize;
     assert_eq!(bench.names().len(), known);

@@ -7,6 +7,7 @@ use quinn::{
     ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
     crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig},
 };
+use quinn_proto::RandomConnectionIdGenerator;
 use ring::hmac;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -69,10 +70,13 @@ impl Config {
 }
 
 /// A node that was killed says nothing to its peers. Its successor answers their packets with a reset that they believe
-/// (RFC 9000, section 10.3), because both have derived the same key.
+/// (RFC 9000, section 10.3), because both have derived the same key. Connection ids are random: by default they carry a
+/// mark of the process, and those of a predecessor would be passed over without a word.
 fn endpoint(identity: &Keypair) -> EndpointConfig {
     let Some(secret) = identity.derive_secret(b"hive quic stateless reset") else { return EndpointConfig::default() };
-    EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret)))
+    let mut endpoint = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &secret)));
+    endpoint.cid_generator(|| Box::<RandomConnectionIdGenerator>::default());
+    endpoint
 }
 
 fn transport(options: &Options) -> TransportConfig {
@@ -98,4 +102,59 @@ fn open(local: SocketAddr) -> io::Result<std::net::UdpSocket> {
     }
     socket.bind(&local.into())?;
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use quinn::ConnectionError;
+    use smol::net::UdpSocket;
+
+    use super::*;
+
+    const LOOPBACK: &str = "127.0.0.1:0";
+
+    fn config(identity: &Keypair) -> Config {
+        Config::new(identity, &Options::default()).unwrap()
+    }
+
+    /// Carries the packets of one client to the address of the moment, and the answers back.
+    async fn forward(front: UdpSocket, to: Arc<Mutex<SocketAddr>>) {
+        let (back, mut client) = (UdpSocket::bind(LOOPBACK).await.unwrap(), None);
+        let (mut out, mut home) = ([0; 2048], [0; 2048]);
+        loop {
+            let outward = async { (true, front.recv_from(&mut out).await.unwrap()) };
+            let homeward = async { (false, back.recv_from(&mut home).await.unwrap()) };
+            let (is_outward, (length, from)) = smol::future::or(outward, homeward).await;
+            if is_outward {
+                client = Some(from);
+                let to = *to.lock().unwrap();
+                back.send_to(&out[..length], to).await.unwrap();
+            } else if let Some(client) = client {
+                front.send_to(&home[..length], client).await.unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_successor_ends_what_its_predecessor_left() {
+        let (server, client) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
+        smol::block_on(async {
+            let local = LOOPBACK.parse().unwrap();
+            let [killed, successor] = [(); 2].map(|()| config(&server).endpoint(local, true).unwrap());
+            let to = Arc::new(Mutex::new(killed.local_addr().unwrap()));
+            let front = UdpSocket::bind(LOOPBACK).await.unwrap();
+            let at = front.local_addr().unwrap();
+            let _forwarding = smol::spawn(forward(front, to.clone()));
+            let client = config(&client).endpoint(local, false).unwrap();
+            let dialling = client.connect(at, "l").unwrap();
+            let (connection, accepted) = futures::join!(dialling, async { killed.accept().await.unwrap().await });
+            let (connection, _accepted) = (connection.unwrap(), accepted.unwrap());
+            *to.lock().unwrap() = successor.local_addr().unwrap();
+            let (mut stream, _) = connection.open_bi().await.unwrap();
+            stream.write_all(&[7; 1000]).await.unwrap();
+            assert_eq!(connection.closed().await, ConnectionError::Reset);
+        });
+    }
 }
