@@ -27,7 +27,9 @@ use smol::{
     lock::Mutex,
 };
 
-pub use account::{Account, home};
+#[cfg(feature = "ssh")]
+pub use account::Account;
+pub use account::home;
 pub use spawn::{Child, Control, Input, Output, spawn};
 
 /// Programs of all clients at once.

@@ -163,6 +163,17 @@ fn every_program_of_openssh_works() {
     assert!(listed.contains("-rw-------") && listed.contains("lrwxrwxrwx"), "{listed}");
     assert!(!other.exists());
     arrived("sftp");
+    let (agent, near) = (process::binary("hive-agent"), &server.pair.near);
+    let exec = near.ctl_command(ADMIN, &["exec", "--node", "far", "--", agent.to_str().unwrap(), "sftp-server"]);
+    let words = std::iter::once(exec.get_program()).chain(exec.get_args()).map(|word| word.to_string_lossy());
+    let mut sftp = near.ctl_command(ADMIN, &[]);
+    let environment = exec.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+    let mut sftp = near.host().command("sftp");
+    sftp.envs(environment);
+    sftp.args(["-b", "-", "-D", &words.collect::<Vec<_>>().join(" ")]);
+    let batch = format!("put {from} {}\n", there.display());
+    process::run(sftp, batch.as_bytes(), 2 * PATIENCE).success();
+    arrived("sftp without ssh");
     if !runs("rsync") {
         return notice::left_out("rsync to the agent's SSH server", "needs rsync");
     }
@@ -254,6 +265,32 @@ fn only_the_right_password_logs_in_and_nobody_is_told_it() {
         assert!(!shown.contains(secret), "{secret} is listed: {shown}");
     }
     assert!(!listed.contains("sesame") && !listed.contains("operator") && !listed.contains("argon2"), "{listed}");
+}
+
+#[test]
+fn strangers_take_little_room_and_do_no_harm() {
+    let lab = Lab::new();
+    let Some(server) = Server::start(&lab, "strangers_take_little_room_and_do_no_harm") else { return };
+    let (far, address) = (server.pair.far.host(), ([127, 0, 0, 1], server.port).into());
+    let strangers: Vec<_> = (0..20).map(|_| far.connect(address).unwrap()).collect();
+    let greeted = |stream: &std::net::TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        stream.peek(&mut [0; 4]).is_ok_and(|len| len > 0)
+    };
+    let count = || strangers.iter().filter(|stream| greeted(stream)).count();
+    wait_until("eight are served", PATIENCE, || count() >= 8);
+    assert_eq!(count(), 8, "the others wait");
+    drop(strangers);
+    for garbage in
+        [&[0xff; 70_000][..], b"SSH-2.0-x\r\n\x7f\xff\xff\xff\x00garbage", b"SSH-2.0-x\r\n\0\0\0\x0c\x0a\x14", b"\n"]
+    {
+        let mut stream = far.connect(address).unwrap();
+        let _ = std::io::Write::write_all(&mut stream, garbage);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    assert_eq!(server.run("ssh", &[AT, "echo in"], b"").success(), "in\n");
+    wait_until("nobody is left", PATIENCE, || server.proxy()["streams"] == 0);
 }
 
 #[test]

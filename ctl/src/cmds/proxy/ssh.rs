@@ -66,8 +66,11 @@ fn check(args: &Proxy) -> Result<()> {
 
 async fn asked(user: &str) -> Result<String> {
     let asked = prompt::ask_new(&format!("Password for {user} over SSH: ")).await?;
-    let asked = asked.ok_or_else(|| Error::usage("--target names no password, and there is no terminal to ask at"))?;
-    Ok(asked.to_string())
+    let nobody = || {
+        Error::failed("--target names no password, and there is no terminal to ask at")
+            .hint("give USER:hash_… as `hive-agent hash-password` prints it, or --authorized-keys FILE")
+    };
+    asked.map(|password| password.to_string()).ok_or_else(nobody)
 }
 
 fn hashed(password: &str) -> Result<String> {
