@@ -166,7 +166,6 @@ fn every_program_of_openssh_works() {
     let (agent, near) = (process::binary("hive-agent"), &server.pair.near);
     let exec = near.ctl_command(ADMIN, &["exec", "--node", "far", "--", agent.to_str().unwrap(), "sftp-server"]);
     let words = std::iter::once(exec.get_program()).chain(exec.get_args()).map(|word| word.to_string_lossy());
-    let mut sftp = near.ctl_command(ADMIN, &[]);
     let environment = exec.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
     let mut sftp = near.host().command("sftp");
     sftp.envs(environment);
