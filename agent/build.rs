@@ -1,4 +1,4 @@
-//! Tells the agent which target and commit it was built for.
+//! Tells the agent, and `hivectl`, which target and commit it was built for.
 
 use std::{env, path::Path, process::Command};
 

@@ -8,30 +8,31 @@ pub mod answers;
 mod client;
 mod http01;
 mod order;
+mod problems;
 mod record;
+mod renewal;
 mod words;
 
+pub use problems::problems;
 pub use record::key as record_key;
+pub use renewal::keep;
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use async_io::Timer;
+use blocking::unblock;
 use event_listener::Event;
-use hive_core::acme::{ASK_AGAIN, Act};
 use hive_protocol::{
-    HostPattern, KeyEntry, KeyInfo, KeyPrefix, KeyType, Problem, Timestamp,
-    keys::TlsRequest,
+    HostPattern, KeyEntry, KeyInfo, KeyPrefix, KeyType,
+    keys::{Challenge, TlsRequest},
     message::{Failure, FailureCode},
 };
 use rustls::pki_types::CertificateDer;
 use smol::{
     Task,
     channel::{self, Receiver, Sender},
-    future::or,
 };
 
 use self::{
@@ -42,7 +43,7 @@ use self::{
 };
 use crate::{
     exec,
-    keys::{Keys, check},
+    keys::check,
     node::{Handle, now},
     random,
     store::{KeyChange, Store, StoreError},
@@ -50,8 +51,10 @@ use crate::{
 
 /// Steps that wait to be told; more are left out, the log has them all.
 const STEPS: usize = 64;
-/// Longest sleep of the keeper: the wall clock may be set meanwhile.
-const NAP: Duration = Duration::from_secs(3600);
+/// Attempts of one request to the CA, the first included, while somebody waits: a quarter of a minute.
+const FEW_ATTEMPTS: u32 = 5;
+/// Attempts where nobody does.
+const ATTEMPTS: u32 = 8;
 /// Most names of one certificate: what Let's Encrypt allows.
 const MOST_NAMES: usize = 100;
 
@@ -114,24 +117,41 @@ impl Acme {
         info
     }
 
-    /// What went wrong with renewals, for `status`.
-    pub fn problems(&self) -> Vec<Problem> {
-        let inner = self.lock();
-        let troubled = inner.records.iter().filter_map(|(prefix, record)| Some((prefix, record.trouble.as_ref()?)));
-        troubled
-            .map(|(prefix, trouble)| Problem {
-                what: format!("certificate {prefix} was not renewed: {}", trouble.what),
-                hint: trouble.hint.clone(),
-            })
-            .collect()
+    /// Lets certificates be that were removed or replaced by hand. Their records are removed from the disk once more: a
+    /// renewal may have written one meanwhile.
+    pub async fn forget(&self, prefixes: Vec<KeyPrefix>) {
+        if prefixes.is_empty() {
+            return;
+        }
+        self.strike_out(&prefixes);
+        self.write(prefixes.iter().map(|prefix| KeyChange::Acme(record::key(prefix), None)).collect()).await;
     }
 
-    /// Lets certificates be that were removed or replaced by hand.
-    pub fn forget(&self, prefixes: impl IntoIterator<Item = KeyPrefix>) {
+    fn strike_out(&self, prefixes: &[KeyPrefix]) {
         let mut inner = self.lock();
-        prefixes.into_iter().for_each(|prefix| drop(inner.records.remove(&prefix)));
+        prefixes.iter().for_each(|prefix| drop(inner.records.remove(prefix)));
         inner.close_ports();
         self.changed.notify(usize::MAX);
+    }
+
+    /// Changes what is stored of certificates. What fails is told and tried again with the next change.
+    async fn write(&self, changes: Vec<KeyChange>) {
+        if let Err(e) = self.store.change_keys_aside(changes).await {
+            log::error!("certificates: {e}");
+        }
+    }
+
+    /// Stores a record, unless it was removed by hand meanwhile.
+    async fn keep(&self, record: Record) {
+        let prefix = record.wish.key_prefix.clone();
+        if !self.lock().records.contains_key(&prefix) {
+            return;
+        }
+        self.write(vec![record.change()]).await;
+        let kept = self.lock().records.get_mut(&prefix).map(|known| *known = record).is_some();
+        if !kept {
+            self.forget(vec![prefix]).await;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -183,6 +203,7 @@ impl Drop for Claim {
 /// Obtains a certificate; it goes on when nobody listens any more.
 pub fn obtain(node: &Handle, wish: TlsRequest) -> Result<Receiver<News>, Failure> {
     check_names(&wish.hostnames)?;
+    check_proxies(node, &wish)?;
     let (sender, news) = channel::bounded(STEPS);
     let node = node.clone();
     exec::spawn(async move {
@@ -207,6 +228,21 @@ fn check_names(names: &[HostPattern]) -> Result<(), Failure> {
     }
 }
 
+/// A CA counts failures, so one that can be foreseen is told here.
+fn check_proxies(node: &Handle, wish: &TlsRequest) -> Result<(), Failure> {
+    let routes = node.routes.get();
+    let ends_here = routes.proxies.iter().any(|proxy| proxy.key_prefix.is_some());
+    if wish.challenge != Challenge::TlsAlpn01 || ends_here {
+        return Ok(());
+    }
+    let hint = format!(
+        "first add the proxy that port 443 of the names leads to, with --tls true --key-prefix {}; it needs no certificate \
+         yet",
+        wish.key_prefix
+    );
+    Err(Failure::new(FailureCode::Usage, "TLS ends at no proxy of this node, so none answers tls-alpn-01").hint(hint))
+}
+
 /// An order that somebody asked for. Where it fails, all is as before.
 async fn first(node: &Handle, claim: &Claim, wish: TlsRequest, news: &Sender<News>) -> Result<Vec<KeyInfo>, Failure> {
     let before = node.acme.lock().records.get(&claim.prefix).cloned();
@@ -219,23 +255,19 @@ async fn first(node: &Handle, claim: &Claim, wish: TlsRequest, news: &Sender<New
         log::info!("certificate {prefix}: {step}");
         let _ = news.try_send(News::Step(step));
     };
-    match attempt(node, &mut record, None, &tell).await {
+    match attempt(node, &mut record, None, &tell, FEW_ATTEMPTS).await {
         Ok(stored) => Ok(stored),
         Err(failed) => {
-            undo(&node.acme, &claim.prefix, before);
+            undo(&node.acme, &claim.prefix, before).await;
             Err(Failure::new(FailureCode::Failed, failed.trouble.what).hint(failed.trouble.hint))
         }
     }
 }
 
-fn undo(acme: &Acme, prefix: &KeyPrefix, before: Option<Record>) {
-    let change = before.as_ref().map_or_else(|| KeyChange::Acme(record::key(prefix), None), Record::change);
-    if let Err(e) = acme.store.change_keys(&[change]) {
-        log::error!("certificate {prefix}: {e}");
-    }
+async fn undo(acme: &Acme, prefix: &KeyPrefix, before: Option<Record>) {
     match before {
-        Some(record) => drop(acme.lock().records.insert(prefix.clone(), record)),
-        None => acme.forget([prefix.clone()]),
+        Some(record) => acme.keep(record).await,
+        None => acme.forget(vec![prefix.clone()]).await,
     }
 }
 
@@ -245,16 +277,16 @@ async fn attempt(
     record: &mut Record,
     replaces: Option<CertificateDer<'static>>,
     tell: order::Tell<'_>,
+    attempts: u32,
 ) -> Result<Vec<KeyInfo>, Failed> {
     let acme = &node.acme;
-    let bare = |trouble| Failed { trouble, not_before: Timestamp(0) };
     if let Some(port) = record.http_port() {
-        acme.answer_on(port).map_err(bare)?;
+        acme.answer_on(port).map_err(Failed::from)?;
     }
-    let http = http(&record.wish).map_err(bare)?;
-    let job = Job { store: &acme.store, answers: &acme.answers, tell, http };
+    let http = http(&record.wish).map_err(Failed::from)?;
+    let job = Job { store: &acme.store, answers: &acme.answers, tell, http, attempts };
     let issued = job.run(record, replaces).await?;
-    store(node, record, issued).map_err(bare)
+    store(node, record, issued).await.map_err(Failed::from)
 }
 
 fn http(wish: &TlsRequest) -> Result<Http, Trouble> {
@@ -262,7 +294,7 @@ fn http(wish: &TlsRequest) -> Result<Http, Trouble> {
         .map_err(|e| Trouble { what: e.to_string(), hint: "give a PEM file with the root certificate".into() })
 }
 
-fn store(node: &Handle, record: &mut Record, issued: Issued) -> Result<Vec<KeyInfo>, Trouble> {
+async fn store(node: &Handle, record: &mut Record, issued: Issued) -> Result<Vec<KeyInfo>, Trouble> {
     let prefix = record.wish.key_prefix.clone();
     let bad =
         |e: &dyn std::fmt::Display| Trouble { what: format!("the CA's certificate: {e}"), hint: "see the log".into() };
@@ -277,7 +309,8 @@ fn store(node: &Handle, record: &mut Record, issued: Issued) -> Result<Vec<KeyIn
     let validity = Some((leaf.not_before, leaf.not_after));
     *record = Record { validity, ask_at: Some(now().wall), ..Record::new(wish, place) };
     let told = entries.iter().map(crate::keys::info).collect::<Vec<_>>();
-    node.keys.change(entries, &[], vec![record.change()]).map_err(|e| bad(&e))?;
+    let (keys, change) = (node.keys.clone(), record.change());
+    unblock(move || keys.change(entries, &[], vec![change])).await.map_err(|e| bad(&e))?;
     node.acme.lock().records.insert(prefix, record.clone());
     Ok(told.into_iter().map(|info| node.acme.describe(info)).collect())
 }
@@ -287,114 +320,6 @@ fn issuers(chain: &str) -> Option<&str> {
     const END: &str = "-----END CERTIFICATE-----";
     let rest = chain[chain.find(END)? + END.len()..].trim_start();
     (!rest.is_empty()).then_some(rest)
-}
-
-/// Renews what is due, for as long as the node lives, and goes on with what a restart broke off.
-pub async fn keep(node: Handle) {
-    for port in ports(&node.acme) {
-        if let Err(trouble) = node.acme.answer_on(port) {
-            log::warn!("{}", trouble.what);
-        }
-    }
-    loop {
-        let changed = node.acme.changed.listen();
-        let due = due(&node.acme);
-        let wall = now().wall;
-        match due {
-            Some((at, prefix, act)) if at <= wall => act_on(&node, &prefix, act).await,
-            Some((at, ..)) => {
-                let nap = Duration::from_millis(at.0 - wall.0).min(NAP);
-                or(
-                    async {
-                        Timer::after(nap).await;
-                    },
-                    changed,
-                )
-                .await;
-            }
-            None => changed.await,
-        }
-    }
-}
-
-fn ports(acme: &Acme) -> BTreeSet<u16> {
-    acme.lock().records.values().filter_map(Record::http_port).collect()
-}
-
-/// The certificate that is due next, and for what.
-fn due(acme: &Acme) -> Option<(Timestamp, KeyPrefix, Act)> {
-    let inner = acme.lock();
-    let idle = inner.records.iter().filter(|(prefix, _)| !inner.running.contains(*prefix));
-    idle.map(|(prefix, record)| (record.course().next(), prefix.clone()))
-        .min_by_key(|((at, _), _)| *at)
-        .map(|((at, act), prefix)| (at, prefix, act))
-}
-
-async fn act_on(node: &Handle, prefix: &KeyPrefix, act: Act) {
-    let Some(claim) = node.acme.claim(prefix) else { return };
-    let Some(record) = node.acme.lock().records.get(prefix).cloned() else { return };
-    match act {
-        Act::Order => renew(node, record).await,
-        Act::Ask => ask(node, record).await,
-    }
-    drop(claim);
-}
-
-async fn renew(node: &Handle, mut record: Record) {
-    let prefix = record.wish.key_prefix.clone();
-    let present = present(&node.keys, &prefix);
-    // Only a CA that suggests windows knows what it is to replace a certificate.
-    let replaces = present.filter(|_| record.window.is_some());
-    let tell = |step: String| log::info!("certificate {prefix}: {step}");
-    let Err(failed) = attempt(node, &mut record, replaces, &tell).await else {
-        return log::info!("certificate {prefix}: renewed");
-    };
-    log::warn!("certificate {prefix}: not renewed: {}", failed.trouble.what);
-    record.failures = record.failures.saturating_add(1);
-    record.failed_at = now().wall;
-    record.trouble = Some(failed.trouble);
-    record.not_before = failed.not_before;
-    keep_record(&node.acme, record);
-}
-
-async fn ask(node: &Handle, mut record: Record) {
-    let asked = async {
-        let http = http(&record.wish).ok()?;
-        let certificate = present(&node.keys, &record.wish.key_prefix)?;
-        let tell = |step: String| log::debug!("{step}");
-        let job = Job { store: &node.acme.store, answers: &node.acme.answers, tell: &tell, http };
-        Some(job.window(&record.wish, &certificate).await)
-    };
-    let wall = now().wall;
-    let later =
-        |pause: Duration| Timestamp(wall.0.saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)));
-    match asked.await {
-        Some(Ok(Some((window, again)))) => {
-            record.window = Some(window);
-            record.ask_at = Some(later(again.clamp(Duration::from_secs(60), ASK_AGAIN * 4)));
-        }
-        // The CA has no such answer.
-        Some(Ok(None)) | None => record.ask_at = None,
-        Some(Err(failed)) => {
-            log::debug!("no renewal information: {}", failed.trouble.what);
-            record.ask_at = Some(later(ASK_AGAIN));
-        }
-    }
-    keep_record(&node.acme, record);
-}
-
-/// Stores a record that was not removed meanwhile.
-fn keep_record(acme: &Acme, record: Record) {
-    let mut inner = acme.lock();
-    let Some(known) = inner.records.get_mut(&record.wish.key_prefix) else { return };
-    if let Err(e) = acme.store.change_keys(&[record.change()]) {
-        log::error!("certificate {}: {e}", record.wish.key_prefix);
-    }
-    *known = record;
-}
-
-fn present(keys: &Keys, prefix: &KeyPrefix) -> Option<CertificateDer<'static>> {
-    keys.certificate(prefix)?.cert.first().cloned()
 }
 
 fn listed(names: &[HostPattern]) -> String {

@@ -12,20 +12,27 @@ use futures::StreamExt;
 use hive_core::{Config, Core};
 use hive_protocol::{message::Failure, password::PasswordError};
 use libp2p::{Multiaddr, identity::Keypair, multiaddr::Protocol};
+use smol::{channel::Receiver, future::or};
 
 use crate::{
-    TARGET, VERSION, acme, control, exec,
+    BUILD, acme, control, exec, install,
     net::Net,
     node::{DEFAULT_PORT, Handle, Node, NotStored, now, stored_listeners},
+    notify,
     options::{OptionError, Options, Settings, host_name},
     random, serve, setup,
     store::{Store, StoreError},
     time::within,
     tunnel,
+    update::{self, Place, Role, Updates},
 };
 
 /// How long tunnelled connections may take to end by themselves when the agent stops.
 const DRAIN: Duration = Duration::from_secs(5);
+/// The same when another agent takes over: the longer this takes, the longer nobody serves.
+const HANDOVER: Duration = Duration::from_secs(1);
+/// Channels of the bulk plane that wait for the task that serves them.
+const ACCEPTED_CHANNELS: usize = 64;
 const STORED_IDENTITY: &str = "identity";
 
 /// Why the agent did not start, or stopped.
@@ -57,6 +64,9 @@ pub enum Error {
     /// The core refused something at start.
     #[error("{}", .0.what)]
     Refused(Failure),
+    /// The service.
+    #[error(transparent)]
+    Install(#[from] install::Error),
     /// Signals, standard output and the like.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -73,7 +83,7 @@ impl Error {
 
     /// The exit status: 2 for a wrong command line, else 1.
     pub fn status(&self) -> u8 {
-        if matches!(self, Self::Options(_)) { 2 } else { 1 }
+        if matches!(self, Self::Options(_) | Self::Install(install::Error::Options(_))) { 2 } else { 1 }
     }
 }
 
@@ -82,22 +92,41 @@ pub fn salt() -> [u8; 16] {
     random::bytes()
 }
 
-/// Runs the daemon until SIGTERM or SIGINT.
+/// Why the agent stops.
+enum Why {
+    /// SIGTERM or SIGINT.
+    Signal(Option<Signal>),
+    /// A new binary is to be tried.
+    Update,
+    /// It is that new binary, and whoever tries it has seen enough.
+    Released,
+}
+
+/// Runs the daemon until SIGTERM or SIGINT. For an update it becomes the process that tries the new binary, and then
+/// whichever of the two is to stay.
 pub fn run(options: &Options) -> Result<(), Error> {
+    let place = Place::of_this();
+    if let Role::Stopped = update::settle(place.as_ref()) {
+        return Ok(());
+    }
     let settings = options.settings()?;
     // The store's folder is locked first: everything after this is this agent's alone.
     let store = Arc::new(Store::open(&settings.state)?);
-    exec::run(serve(settings, store))
+    match (exec::run(serve(settings, store, place.clone()))?, place) {
+        (Why::Update, Some(place)) => Err(update::exec(&place).into()),
+        _ => Ok(()),
+    }
 }
 
-async fn serve(settings: Settings, store: Arc<Store>) -> Result<(), Error> {
+async fn serve(settings: Settings, store: Arc<Store>, place: Option<Place>) -> Result<Why, Error> {
     // Before anything is announced, so that a signal at any time is a clean stop.
     let signals = Signals::new([Signal::Term, Signal::Int])?;
     let key = identity(&store)?;
     let mut core = core(&settings, &store, &key)?;
     let made = setup::apply(&mut core, &settings)?;
-    let Net { swarm, handles, incoming } = Net::new(&key, VERSION)?;
-    let mut node = Node::new(core, swarm, handles, store.clone(), settings.announce.clone())?;
+    let Net { swarm, handles, incoming, acceptor } = Net::new(&key, BUILD.version)?;
+    let (updates, wanted) = Updates::new(place.clone(), settings.update_key.clone());
+    let mut node = Node::new(core, swarm, handles, store.clone(), settings.announce.clone(), updates)?;
     node.store_setup().await.map_err(Error::NotStored)?;
     // Only now: what is shown once must be what is stored.
     made.iter().try_for_each(|secret| say(secret))?;
@@ -105,32 +134,59 @@ async fn serve(settings: Settings, store: Arc<Store>) -> Result<(), Error> {
     node.wait_for_addresses().await;
     let socket = control::listen(&settings.socket)?;
     let handle = node.handle();
-    log::info!("hive-agent {VERSION}, node {}, control socket {}", handle.id, settings.socket.display());
+    log::info!("hive-agent {}, node {}, control socket {}", BUILD.version, handle.id, settings.socket.display());
+    let (channels, accepted) = smol::channel::bounded(ACCEPTED_CHANNELS);
     let tasks = [
         exec::spawn(node.run()),
         exec::spawn(serve::streams(handle.clone(), incoming)),
+        exec::spawn(serve::channels(handle.clone(), accepted)),
+        exec::spawn(acceptor.run(channels)),
         exec::spawn(tunnel::listen::keep(handle.clone())),
         exec::spawn(acme::keep(handle.clone())),
         exec::spawn(socket.serve(handle.clone())),
     ];
-    stopped(signals).await;
-    shut_down(&handle, tasks).await;
-    Ok(())
+    notify::ready();
+    let asked = or(stopped(signals, wanted), released(handle.clone(), place));
+    let why = or(asked, notify::watchdog(handle.clone())).await;
+    if let Why::Signal(_) = why {
+        // For an update that would be a lie: the service goes on.
+        notify::stopping();
+    }
+    shut_down(&handle, tasks, if let Why::Signal(_) = why { DRAIN } else { HANDOVER }).await;
+    Ok(why)
 }
 
-async fn stopped(mut signals: Signals) {
-    let signal = signals.next().await;
-    log::info!("stopping on {signal:?}");
+async fn stopped(mut signals: Signals, wanted: Receiver<()>) -> Why {
+    let signalled = async { Why::Signal(signals.next().await.and_then(Result::ok)) };
+    let update = async {
+        match wanted.recv().await {
+            Ok(()) => Why::Update,
+            // The node has ended, and then so will this.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let why = or(signalled, update).await;
+    match &why {
+        Why::Signal(signal) => log::info!("stopping on {signal:?}"),
+        _ => log::info!("making room for a new agent"),
+    }
+    why
+}
+
+async fn released(handle: Handle, place: Option<Place>) -> Why {
+    update::leash(handle, place).await;
+    log::info!("the trial has ended, stopping");
+    Why::Released
 }
 
 /// Stops accepting, lets tunnelled connections end for a while, and ends the loop, which has stored everything.
-async fn shut_down(handle: &Handle, tasks: [smol::Task<()>; 5]) {
-    let [node, streams, egress, renewals, socket] = tasks;
-    for serving in [streams, egress, renewals, socket] {
+async fn shut_down(handle: &Handle, tasks: [smol::Task<()>; 7], drain: Duration) {
+    let [node, serving @ ..] = tasks;
+    for serving in serving {
         // A task that is dropped ends some time later: the process could be faster, and leave the socket's file behind.
         serving.cancel().await;
     }
-    if within(DRAIN, handle.tunnels.drained()).await.is_none() {
+    if within(drain, handle.tunnels.drained()).await.is_none() {
         log::warn!("{} tunnelled connections are cut off", handle.tunnels.streams());
     }
     handle.stop().await;
@@ -158,7 +214,8 @@ fn core(settings: &Settings, store: &Store, key: &Keypair) -> Result<Core, Error
     }
     let renamed = settings.name.clone().filter(|name| *name != stored.name);
     let key = key.clone().try_into_ed25519().map_err(|_| Error::Identity)?;
-    let config = Config { key, version: VERSION.to_owned(), target: TARGET.to_owned(), relay: settings.relay };
+    let config =
+        Config { key, version: BUILD.version.to_owned(), target: BUILD.target.to_owned(), relay: settings.relay };
     let mut core = Core::new(config, stored, random::bytes(), now());
     if let Some(name) = renamed {
         core.rename(name, now());

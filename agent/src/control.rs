@@ -14,6 +14,7 @@ mod logs;
 mod run;
 mod server;
 mod socket;
+mod update;
 mod views;
 
 use std::{

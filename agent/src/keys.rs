@@ -79,6 +79,9 @@ impl KeysError {
 /// The key store of a node.
 pub struct Keys {
     store: Arc<Store>,
+    /// Held over a transaction: the order in memory is the order on disk.
+    writer: Mutex<()>,
+    /// Held for moments: whoever serves TLS does not wait for the disk.
     inner: Mutex<Inner>,
 }
 
@@ -103,7 +106,7 @@ impl Keys {
         }
         let entries: BTreeMap<_, _> = entries.into_iter().map(|entry| (entry.key_name.clone(), entry)).collect();
         let served = served(&entries);
-        Ok(Self { store, inner: Mutex::new(Inner { entries, served }) })
+        Ok(Self { store, writer: Mutex::default(), inner: Mutex::new(Inner { entries, served }) })
     }
 
     /// All entries by name, without their texts.
@@ -144,9 +147,8 @@ impl Keys {
 
     /// Puts and removes entries, and whatever else belongs into the same transaction.
     pub fn change(&self, put: Vec<KeyEntry>, gone: &[KeyName], mut also: Vec<KeyChange>) -> Result<(), KeysError> {
-        // Held over the transaction: the order in memory is the order on disk.
-        let mut inner = self.lock();
-        let mut entries = inner.entries.clone();
+        let _turn = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.lock().entries.clone();
         for name in gone {
             entries.remove(name).ok_or_else(|| KeysError::Unknown(name.clone()))?;
             also.push(KeyChange::Gone(name.clone()));
@@ -162,7 +164,8 @@ impl Keys {
         }
         also.extend(put.into_iter().map(KeyChange::Put));
         self.store.change_keys(&also)?;
-        *inner = Inner { served: served(&entries), entries };
+        let changed = Inner { served: served(&entries), entries };
+        *self.lock() = changed;
         Ok(())
     }
 

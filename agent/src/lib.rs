@@ -9,6 +9,7 @@ pub mod control;
 mod exec;
 pub mod files;
 mod frames;
+pub mod install;
 mod join;
 mod keys;
 pub mod logs;
@@ -16,6 +17,7 @@ pub mod memory;
 pub mod metrics;
 mod net;
 mod node;
+mod notify;
 pub mod options;
 mod peers;
 mod process;
@@ -33,13 +35,21 @@ mod store;
 pub mod terminal;
 mod time;
 mod tunnel;
+pub mod update;
 mod watched;
+
+use std::sync::LazyLock;
+
+use hive_protocol::build::Build;
 
 pub use exec::run as block_on;
 
-/// Version of this agent.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Target triple it was built for.
-pub const TARGET: &str = env!("HIVE_TARGET");
-/// Commit it was built from, or `unknown`.
-pub const COMMIT: &str = env!("HIVE_COMMIT");
+/// By this mark a node that is offered this binary knows what it is.
+static MARK: &str = hive_protocol::build_mark!(env!("CARGO_PKG_VERSION"), env!("HIVE_TARGET"), env!("HIVE_COMMIT"));
+
+/// This build. Read from the mark, so that the two never differ.
+pub static BUILD: LazyLock<Build<'static>> = LazyLock::new(|| {
+    // Otherwise the compiler may keep the fields and drop the mark.
+    let mark = std::hint::black_box(MARK);
+    Build::find(mark.as_bytes()).unwrap_or_else(|_| unreachable!("the mark is made by the macro that defines it"))
+});

@@ -6,7 +6,9 @@ use std::{
 };
 
 use hive_agent::{
-    COMMIT, TARGET, VERSION, agent, check, files, logs, memory,
+    BUILD, agent, check, files,
+    install::System,
+    logs, memory,
     options::{Command, Options},
     sftp, terminal,
 };
@@ -21,9 +23,11 @@ fn main() -> ExitCode {
     memory::give_back_large_blocks();
     files::raise_limit();
     let outcome = match &options.command {
-        _ if options.version => say(&format!("hive-agent {VERSION} {TARGET} {COMMIT}")),
+        _ if options.version => say(&format!("hive-agent {} {} {}", BUILD.version, BUILD.target, BUILD.commit)),
         Some(Command::HashPassword(_)) => hash_password(),
         Some(Command::SftpServer(_)) => sftp::serve(io::stdin().lock(), io::stdout().lock()).map_err(agent::Error::Io),
+        Some(Command::Install(how)) => System::this(&mut io::stdout()).install(&options, how).map_err(Into::into),
+        Some(Command::Uninstall(how)) => System::this(&mut io::stdout()).uninstall(how).map_err(Into::into),
         Some(Command::Check(_)) => check::run(&options).and_then(|report| say(report.trim_end())),
         None => agent::run(&options),
     };

@@ -18,7 +18,7 @@ use std::{
 use async_io::Timer;
 use hive_protocol::{AgentMetrics, InterfaceMetrics, MemoryMetrics, Metrics};
 
-use crate::{TARGET, VERSION};
+use crate::BUILD;
 
 /// Between the two looks at the processors' clocks.
 const CPU_WINDOW: Duration = Duration::from_millis(200);
@@ -56,8 +56,8 @@ impl Machine {
     /// What needs no second look.
     fn at_rest(&self, uptime: Duration, nvidia: Vec<hive_protocol::GpuMetrics>) -> Metrics {
         Metrics {
-            node_version: VERSION.to_owned(),
-            target: TARGET.to_owned(),
+            node_version: BUILD.version.to_owned(),
+            target: BUILD.target.to_owned(),
             uptime_s: uptime.as_secs(),
             cpu: Default::default(),
             memory: memory(self),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::channel::mpsc;
 use hive_protocol::{CONTROL_PROTOCOL, JOIN_PROTOCOL, NodeId, PEERS_PROTOCOL, PUNCH_PROTOCOL, TUNNEL_PROTOCOL};
-use hive_transport::{limits, relay, streams};
+use hive_transport::{bulk, limits, relay, streams, tls, upgrade::Executor};
 use libp2p::{
     Multiaddr, StreamProtocol, Swarm, TransportError, identify,
     identity::Keypair,
@@ -24,6 +24,9 @@ use registry::Registry;
 /// agent did.
 const PING_INTERVAL: Duration = Duration::from_secs(600);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Accepted sockets that wait for the bulk plane; it takes them at once.
+const BULK_SOCKETS: usize = 64;
 
 /// What a node does on every connection. `registry` stands first so that it knows a connection before anybody else.
 #[derive(NetworkBehaviour)]
@@ -46,6 +49,8 @@ pub struct Net {
     pub handles: Handles,
     /// Streams that peers open.
     pub incoming: mpsc::Receiver<streams::Incoming>,
+    /// Takes the channels of the bulk plane that peers dial.
+    pub acceptor: bulk::Acceptor,
 }
 
 /// Handles on a swarm.
@@ -55,6 +60,8 @@ pub struct Handles {
     pub streams: streams::Control,
     /// Which connection is which.
     pub registry: Registry,
+    /// This node's certificate for the bulk plane.
+    pub tls: tls::Config,
 }
 
 impl Net {
@@ -77,11 +84,14 @@ impl Net {
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
         };
-        let options =
-            hive_transport::Options { executor: |task| crate::exec::spawn(task).detach(), ..Default::default() };
+        let executor: Executor = |task| crate::exec::spawn(task).detach();
+        let (bulk, sockets) = smol::channel::bounded(BULK_SOCKETS);
+        let options = hive_transport::Options { executor, bulk: Some(bulk), ..Default::default() };
         let transport = hive_transport::transport_beside(circuits_transport, key, &options)?;
         let swarm = hive_transport::swarm_over(transport, local, &options, behaviour);
-        Ok(Self { swarm, handles: Handles { streams: control, registry }, incoming })
+        let tls = tls::Config::new(key).and_then(|tls| tls.for_bulk()).map_err(hive_transport::Error::from)?;
+        let acceptor = bulk::Acceptor::new(tls.clone(), sockets, bulk::Limits::default(), executor);
+        Ok(Self { swarm, handles: Handles { streams: control, registry, tls }, incoming, acceptor })
     }
 }
 

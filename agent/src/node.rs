@@ -40,6 +40,7 @@ use crate::{
     net::{self, Behaviour, BehaviourEvent, Handles},
     ssh,
     store::{Store, StoreError},
+    update::Updates,
 };
 
 /// Inputs that wait for the loop; senders wait beyond it.
@@ -63,13 +64,27 @@ pub struct Node {
     /// Reservations held with relays, or asked for.
     relays: Relays,
     /// Dials under way.
-    dials: HashMap<ConnectionId, (NodeId, Dialled)>,
+    dials: HashMap<ConnectionId, Dial>,
     /// Connections that were members' when the routes were last published.
     members: BTreeSet<ConnId>,
     /// Table sync that waits to be sent, by connection.
     writers: BTreeMap<ConnId, Sender<PeerMessage>>,
     /// Callers that wait for a registration to end.
     registrations: HashMap<(NodeId, NetworkName), Vec<Sender<Registration>>>,
+}
+
+/// A dial under way.
+struct Dial {
+    peer: NodeId,
+    dialled: Dialled,
+    /// Addresses to be dialled beside it when it takes long, or fails.
+    beside: Vec<Multiaddr>,
+}
+
+impl Dial {
+    fn of(peer: NodeId, dialled: Dialled) -> Self {
+        Self { peer, dialled, beside: Vec::new() }
+    }
 }
 
 /// What a dial is for.
@@ -100,9 +115,11 @@ impl Node {
         handles: Handles,
         store: Arc<Store>,
         announced: Vec<Multiaddr>,
+        updates: Updates,
     ) -> Result<Self, StoreError> {
         let (sender, inbox) = channel::bounded(INBOX);
-        let handle = Handle::new(&core, sender, handles, handle::Tls::load(&store)?, ssh::Server::load(&store)?);
+        let (tls, ssh) = (handle::Tls::load(&store)?, ssh::Server::load(&store)?);
+        let handle = Handle::new(&core, sender, handles, tls, ssh, updates);
         Ok(Self {
             core,
             net,
@@ -185,7 +202,8 @@ impl Node {
             Input::Call(call) => call(&mut self.core, now()),
             Input::Register { identity, network, reply } => self.register(&identity, network, reply),
             Input::Punch { peer, addresses, part } => self.dial_through_hole(peer, addresses, part),
-            Input::DialBeside { peer, addresses } => self.dial_beside(peer, addresses),
+            Input::DialTakingLong(id) => self.dial_taking_long(id),
+            Input::Close(id) => self.close_now(id),
             Input::Listen { addresses, reply } => self.listen(&addresses, reply),
             Input::Stop(_) => Reply::none(),
         }
@@ -289,7 +307,8 @@ impl Node {
     fn connected(&mut self, id: ConnectionId) {
         let dial = self.dials.remove(&id);
         let Some(connection) = self.handle.registry.by_id(id) else { return };
-        if matches!(dial, Some((peer, Dialled::Beside)) if self.handle.registry.is_direct_beside(&peer, id)) {
+        let beside = dial.is_some_and(|dial| dial.dialled == Dialled::Beside);
+        if beside && self.handle.registry.is_direct_beside(&connection.peer, id) {
             // The first dial got there, too. This one would only be a path that dies without a word when the peer does.
             self.net.close_connection(id);
             return;
@@ -310,11 +329,14 @@ impl Node {
     }
 
     fn dial_failed(&mut self, id: ConnectionId, error: &DialError) {
-        let Some((peer, dialled)) = self.dials.remove(&id) else { return };
-        self.dial_ended(peer, dialled, error);
+        if let Some(dial) = self.dials.remove(&id) {
+            self.dial_ended(dial, error);
+        }
     }
 
-    fn dial_ended(&mut self, peer: NodeId, dialled: Dialled, error: &DialError) {
+    fn dial_ended(&mut self, dial: Dial, error: &DialError) {
+        let Dial { peer, dialled, beside } = dial;
+        self.dial_beside(peer, beside);
         let reason = net::dial_reason(error);
         log::debug!("{dialled:?} dial of {peer} failed: {reason}");
         if matches!(dialled, Dialled::Direct | Dialled::Circuit) {

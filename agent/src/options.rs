@@ -14,12 +14,14 @@ use hive_core::RelayMode;
 use hive_protocol::{NetworkName, NodeName, password::PasswordHashed};
 use libp2p::Multiaddr;
 
+use crate::update::ReleaseKey;
+
 /// Runs one node of a hive: a private, federated network of machines that carry tunnels for each other.
 #[derive(FromArgs, Debug)]
 #[argh(
     example = "First node:\n  hive-agent --network lab:correct-horse --name gpu-box",
     example = "Another one, with secrets kept out of the process list:\n  hive-agent --credentials /etc/hive/credentials",
-    note = "Every option has an environment variable: HIVE_STATE, HIVE_LISTEN, HIVE_ANNOUNCE, HIVE_NETWORK, HIVE_ADMIN, HIVE_CREDENTIALS, HIVE_NAME, HIVE_SOCKET, HIVE_RELAY, RUST_LOG. Options win."
+    note = "Every option has an environment variable: HIVE_STATE, HIVE_LISTEN, HIVE_ANNOUNCE, HIVE_NETWORK, HIVE_ADMIN, HIVE_CREDENTIALS, HIVE_NAME, HIVE_SOCKET, HIVE_RELAY, HIVE_UPDATE_KEY, RUST_LOG. Options win."
 )]
 pub struct Options {
     /// state folder (default: /var/lib/hive as root, else ~/.local/state/hive)
@@ -55,6 +57,9 @@ pub struct Options {
     /// serve as relay for members: auto, always or never
     #[argh(option, arg_name = "mode")]
     pub relay: Option<String>,
+    /// take new agents (hivectl update-node) only with a signature of this Ed25519 key: a PEM file of the public key, or its base64
+    #[argh(option, arg_name = "key")]
+    pub update_key: Option<String>,
     /// what to log, an env_logger filter such as `debug` or `hive_agent=debug,info` (default: info)
     #[argh(option, arg_name = "filter")]
     pub log: Option<String>,
@@ -76,6 +81,10 @@ pub enum Command {
     Check(Check),
     /// `sftp-server`
     SftpServer(SftpServer),
+    /// `install`
+    Install(Install),
+    /// `uninstall`
+    Uninstall(Uninstall),
 }
 
 /// Print the hash of a password, for --admin USER:hash_…
@@ -96,6 +105,35 @@ pub struct Check {}
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "sftp-server")]
 pub struct SftpServer {}
+
+/// Install this agent as a service of this machine, with the options given before this word, and start it
+#[derive(FromArgs, Debug)]
+#[argh(
+    subcommand,
+    name = "install",
+    example = "sudo hive-agent --network lab:correct-horse --name gpu-box install",
+    note = "For systemd, OpenRC and procd (OpenWrt). Options are kept in /etc/hive/environment, passwords in /etc/hive/credentials, which only root can read. Given again it replaces the program and what is given, and keeps the rest."
+)]
+pub struct Install {
+    /// only show what would be written and run
+    #[argh(switch)]
+    pub dry_run: bool,
+}
+
+/// Stop the service and remove it from this machine; the state stays unless --purge is given
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "uninstall", example = "sudo hive-agent uninstall\nsudo hive-agent uninstall --purge --yes")]
+pub struct Uninstall {
+    /// also remove the settings, the passwords and the state: the node's identity is lost
+    #[argh(switch)]
+    pub purge: bool,
+    /// do not ask
+    #[argh(switch)]
+    pub yes: bool,
+    /// only show what would be removed and run
+    #[argh(switch)]
+    pub dry_run: bool,
+}
 
 /// An option, variable or line that makes no sense, in a sentence that never repeats a secret.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +175,8 @@ pub struct Settings {
     pub socket: PathBuf,
     /// Whether to relay for members.
     pub relay: RelayMode,
+    /// Whose signature a new agent must have.
+    pub update_key: Option<ReleaseKey>,
 }
 
 /// The admin's password, or its hash.
@@ -167,6 +207,7 @@ impl Options {
             name: self.node_name()?,
             socket: self.socket.clone().or_else(|| env_path("HIVE_SOCKET")).unwrap_or_else(|| default_socket(&state)),
             relay: self.relay_mode()?,
+            update_key: self.release_key()?,
             state,
         })
     }
@@ -192,6 +233,11 @@ impl Options {
     fn node_name(&self) -> Result<Option<NodeName>, OptionError> {
         let given = self.name.clone().or_else(|| env_text("HIVE_NAME"));
         given.map(|text| parse("--name", &text)).transpose()
+    }
+
+    fn release_key(&self) -> Result<Option<ReleaseKey>, OptionError> {
+        let given = self.update_key.clone().or_else(|| env_text("HIVE_UPDATE_KEY"));
+        given.map(|text| parse("--update-key", &text)).transpose()
     }
 
     fn relay_mode(&self) -> Result<RelayMode, OptionError> {

@@ -17,7 +17,8 @@ use crate::{
 
 /// How long the old password of a network is accepted beside one newly given at start.
 const ROTATION_GRACE: Duration = Duration::from_secs(24 * 3600);
-const DEFAULT_ADMIN: &str = "admin";
+/// The admin account that is made where none was given.
+pub const DEFAULT_ADMIN: &str = "admin";
 
 /// Applies what was given; returns what was made instead, in sentences to be shown once it is stored.
 pub fn apply(core: &mut Core, settings: &Settings) -> Result<Vec<String>, Error> {
@@ -83,6 +84,6 @@ fn create(core: &mut Core, name: &NetworkName, made: &mut Vec<String>) -> Result
 }
 
 /// 128 random bits, in letters and digits that survive being read aloud.
-fn generated_password() -> String {
+pub fn generated_password() -> String {
     data_encoding::BASE32_NOPAD.encode(&random::bytes::<16>()).to_lowercase()
 }

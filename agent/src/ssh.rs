@@ -37,7 +37,7 @@ use smol::{
 };
 
 use crate::{
-    VERSION,
+    BUILD,
     node::Handle,
     random,
     store::{Store, StoreError},
@@ -105,7 +105,7 @@ impl Server {
     /// Serves one connection to its end.
     pub async fn serve(&self, node: &Handle, spec: &ProxySpec, socket: Async<TcpStream>) {
         let counters = node.tunnels.counters(spec.id);
-        let entry = node.tunnels.enter(spec.id, None);
+        let entry = node.tunnels.enter(spec, None, Duration::ZERO);
         // The proxy may have gone before there was an entry to strike out.
         if !node.routes.get().allows(spec.id, None) {
             return;
@@ -163,7 +163,7 @@ fn host_key(seed: &[u8; 32]) -> PrivateKey {
 
 fn config(key: &PrivateKey, session: &Session) -> Config {
     Config {
-        server_id: SshId::Standard(Cow::Owned(format!("SSH-2.0-hive_{VERSION}"))),
+        server_id: SshId::Standard(Cow::Owned(format!("SSH-2.0-hive_{}", BUILD.version))),
         methods: session.methods(),
         // It would hold for keys as well, and a client may offer several before the right one.
         auth_rejection_time: Duration::ZERO,

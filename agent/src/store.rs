@@ -6,7 +6,10 @@
 mod disk;
 mod folder;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use heed::{
     Database, Env, EnvOpenOptions, RoTxn, RwTxn, WithTls,
@@ -221,6 +224,12 @@ impl Store {
             }
         }
         Ok(txn.commit()?)
+    }
+
+    /// The same on a thread of its own, for those that must not wait for the disk.
+    pub async fn change_keys_aside(self: &Arc<Self>, changes: Vec<KeyChange>) -> Result<(), StoreError> {
+        let store = self.clone();
+        blocking::unblock(move || store.change_keys(&changes)).await
     }
 
     /// What belongs to certificates that renew themselves and to accounts, by key.

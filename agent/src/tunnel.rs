@@ -1,19 +1,24 @@
 //! Tunnels: local TCP connections carried to a peer and back, in the format of [`hive_protocol::tunnel`].
 //!
-//! [`listen`] and [`accept`] take connections at an egress, [`ingress`] those that peers open, [`copy`] moves bytes
-//! between a local socket and a carrier, [`carrier`] reads and writes frames; [`tls`] ends TLS at either side, [`sni`]
-//! tells proxies on one port apart. This module keeps count of what is live, so that a right
-//! that is taken away ends the streams that used it, at once.
+//! [`listen`] and [`accept`] take connections at an egress, [`ingress`] those that peers open; [`tls`] ends TLS at either
+//! side, [`sni`] tells proxies on one port apart. [`pump`] moves bytes between a local socket and a [`carrier`], [`pool`]
+//! keeps carriers of the bulk plane ready, [`waiting`] finds the streams that come back on another. This module keeps
+//! count of what is live, so that a right that is taken away ends the streams that used it, at once.
 
 pub mod accept;
-pub mod buffers;
+mod alert;
+pub mod broken;
 pub mod carrier;
 pub mod copy;
 pub mod ingress;
 pub mod listen;
+pub mod memory;
 mod pair;
+pub mod pool;
+pub mod pump;
 mod sni;
 pub mod tls;
+pub mod waiting;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,25 +26,31 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
+use async_io::{Async, Timer};
 use event_listener::Event;
-use hive_core::{ConnId, Routes};
-use hive_protocol::{ProxyId, TunnelCounts};
+use hive_core::{ConnId, Routes, Standing};
+use hive_protocol::{NetworkName, NodeId, ProxyId, ProxySpec, TunnelCounts};
 use smol::channel::{self, Receiver, Sender};
+
+use crate::exec;
 
 /// Live streams and the counters of every proxy since the agent started.
 #[derive(Default)]
 pub struct Tunnels {
     inner: Mutex<Inner>,
-    /// Rings when the last stream has ended.
-    empty: Event,
+    /// Rings when a stream has left its place.
+    left: Event,
 }
 
 #[derive(Default)]
 struct Inner {
     next: u64,
     live: BTreeMap<u64, Live>,
+    /// Struck out, and not yet gone: the other end is being told. By the connection that gave them their right.
+    ending: BTreeMap<u64, Option<ConnId>>,
     counters: BTreeMap<ProxyId, Arc<Counters>>,
     /// Bytes in and out of proxies that are no more.
     gone: (u64, u64),
@@ -47,8 +58,14 @@ struct Inner {
 
 struct Live {
     proxy: ProxyId,
-    /// None where the stream ends at this node.
+    /// Whose membership gives the right, and by which connection.
+    member: Option<(NetworkName, NodeId)>,
     conn: Option<ConnId>,
+    /// For how long the right outlives that connection, and since when it does.
+    grace: Duration,
+    absent: Option<Instant>,
+    /// Told when that connection goes: what else goes over the same path is in doubt.
+    doubt: Sender<()>,
     /// Dropped to end the stream.
     _end: Sender<()>,
 }
@@ -168,21 +185,50 @@ impl Tunnels {
     }
 
     /// Enters a stream. Whoever holds the entry must stop when [`Entry::ended`] says so.
-    pub fn enter(self: &Arc<Self>, proxy: ProxyId, conn: Option<ConnId>) -> Entry {
+    pub fn enter(self: &Arc<Self>, spec: &ProxySpec, conn: Option<ConnId>, grace: Duration) -> Entry {
         let (end, ended) = channel::bounded(1);
-        let counters = self.counters(proxy);
+        let (doubt, doubted) = channel::bounded(1);
+        let counters = self.counters(spec.id);
         counters.open.fetch_add(1, Ordering::Relaxed);
         counters.total.fetch_add(1, Ordering::Relaxed);
         let mut inner = lock(&self.inner);
         let key = inner.next;
         inner.next += 1;
-        inner.live.insert(key, Live { proxy, conn, _end: end });
-        Entry { key, counters, ended, tunnels: self.clone() }
+        let member = spec.remote.as_ref().map(|remote| (remote.network.clone(), remote.node));
+        inner.live.insert(key, Live { proxy: spec.id, member, conn, grace, absent: None, doubt, _end: end });
+        Entry { key, counters, ended, doubted, tunnels: self.clone() }
     }
 
-    /// Ends every stream that the routes no longer allow.
-    pub fn enforce(&self, routes: &Routes) {
-        lock(&self.inner).live.retain(|_, live| routes.allows(live.proxy, live.conn));
+    /// Ends every stream that the routes no longer allow. One whose connection is gone takes its right from another
+    /// connection of the same member, now or within its grace.
+    pub fn enforce(self: &Arc<Self>, routes: &Routes) {
+        let now = Instant::now();
+        let mut absent = None;
+        let mut inner = lock(&self.inner);
+        let Inner { live, ending, .. } = &mut *inner;
+        live.retain(|key, live| {
+            let conn = live.conn;
+            let keep = live.follow(routes, now);
+            if !keep {
+                ending.insert(*key, conn);
+            }
+            absent = absent.max(live.absent.filter(|since| *since == now).map(|_| live.grace));
+            keep
+        });
+        drop(inner);
+        if let Some(grace) = absent {
+            let tunnels = self.clone();
+            exec::spawn(async move {
+                Timer::after(grace).await;
+                tunnels.end_absent();
+            })
+            .detach();
+        }
+    }
+
+    /// Ends the streams whose right has been absent for their grace.
+    fn end_absent(&self) {
+        lock(&self.inner).live.retain(|_, live| live.absent.is_none_or(|since| since.elapsed() < live.grace));
     }
 
     /// Forgets the counters of every proxy but these; what the others carried stays in the totals.
@@ -203,12 +249,26 @@ impl Tunnels {
 
     /// Waits until no stream is left.
     pub async fn drained(&self) {
+        self.wait_until(|inner| inner.live.is_empty()).await;
+    }
+
+    /// Whether streams that had their right from a connection still tell the other end that they end.
+    pub fn is_ending_on(&self, conn: ConnId) -> bool {
+        lock(&self.inner).is_ending_on(conn)
+    }
+
+    /// Waits until they have.
+    pub async fn ended_on(&self, conn: ConnId) {
+        self.wait_until(|inner| !inner.is_ending_on(conn)).await;
+    }
+
+    async fn wait_until(&self, reached: impl Fn(&Inner) -> bool) {
         loop {
-            let empty = self.empty.listen();
-            if self.streams() == 0 {
+            let left = self.left.listen();
+            if reached(&lock(&self.inner)) {
                 return;
             }
-            empty.await;
+            left.await;
         }
     }
 
@@ -218,12 +278,47 @@ impl Tunnels {
     }
 }
 
+impl Inner {
+    fn is_ending_on(&self, conn: ConnId) -> bool {
+        self.ending.values().any(|on| *on == Some(conn))
+    }
+}
+
+impl Live {
+    /// Finds its right in new routes; false if it has none.
+    fn follow(&mut self, routes: &Routes, now: Instant) -> bool {
+        match routes.standing(self.proxy, self.conn) {
+            Standing::Held => self.absent = None,
+            Standing::Revoked => return false,
+            Standing::Absent => {
+                if self.absent.is_none() {
+                    // Nobody listens at an ingress, or one doubt is told already.
+                    let _ = self.doubt.try_send(());
+                }
+                match self.member.as_ref().and_then(|(network, node)| routes.path(network, node)) {
+                    Some(conn) => (self.conn, self.absent) = (Some(conn), None),
+                    None => self.absent = self.absent.or(Some(now)),
+                }
+            }
+        }
+        self.absent.is_none() || !self.grace.is_zero()
+    }
+}
+
+/// Makes closing the socket send RST instead of FIN (SO_LINGER with zero seconds, `socket(7)`).
+pub fn abort(socket: &Async<std::net::TcpStream>) {
+    if let Err(e) = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO)) {
+        log::debug!("cannot abort a connection: {e}");
+    }
+}
+
 /// A live stream's place in the count; leaving it ends the place.
 pub struct Entry {
     key: u64,
     /// The proxy's counters.
     pub counters: Arc<Counters>,
     ended: Receiver<()>,
+    doubted: Receiver<()>,
     tunnels: Arc<Tunnels>,
 }
 
@@ -233,6 +328,14 @@ impl Entry {
         // Nobody ever sends: the channel closes when the entry is struck out.
         let _ = self.ended.recv().await;
     }
+
+    /// Waits until the connection that gives the stream its right is gone; the stream's carrier may be dead, too.
+    pub async fn doubted(&self) {
+        if self.doubted.recv().await.is_err() {
+            // Struck out: `ended` says so.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 impl Drop for Entry {
@@ -240,9 +343,8 @@ impl Drop for Entry {
         self.counters.open.fetch_sub(1, Ordering::Relaxed);
         let mut inner = lock(&self.tunnels.inner);
         inner.live.remove(&self.key);
-        if inner.live.is_empty() {
-            self.tunnels.empty.notify(usize::MAX);
-        }
+        inner.ending.remove(&self.key);
+        self.tunnels.left.notify(usize::MAX);
     }
 }
 

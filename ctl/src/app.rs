@@ -69,14 +69,14 @@ impl App {
         Ok(client)
     }
 
-    /// Whether the node is dialled from here, with no local agent.
-    pub fn is_direct(&self) -> bool {
-        self.direct.is_some()
-    }
-
     /// From now on a password that is not given is an error instead of a question: for acting on many nodes at once.
     pub fn never_ask(&self) {
         self.asks.set(false);
+    }
+
+    /// Whether there is no local agent: a node is dialled from here.
+    pub fn is_direct(&self) -> bool {
+        self.direct.is_some()
     }
 
     /// Ends this process with the status that a program on a node ended with.

@@ -14,6 +14,10 @@ use crate::{
     error::{Error, Result},
 };
 
+/// Version, target triple and commit.
+const VERSION: &str =
+    concat!("hivectl ", env!("CARGO_PKG_VERSION"), " ", env!("HIVE_TARGET"), " ", env!("HIVE_COMMIT"), "\n");
+
 /// Drive any node of a hive federation from any other.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(
@@ -39,7 +43,7 @@ pub struct Args {
     /// print no confirmations and no warnings
     #[argh(switch)]
     pub quiet: bool,
-    /// print the version
+    /// print version, target triple and commit
     #[argh(switch)]
     pub version: bool,
     /// what to do
@@ -89,6 +93,8 @@ pub enum Verb {
     GetMetrics(cmds::metrics::GetMetrics),
     /// See [`cmds::logs::Logs`].
     Logs(cmds::logs::Logs),
+    /// See [`cmds::update::UpdateNode`].
+    UpdateNode(cmds::update::UpdateNode),
     /// See [`cmds::node::Rename`].
     Rename(cmds::node::Rename),
     /// See [`cmds::node::Listen`].
@@ -175,7 +181,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Parsed> {
     let args = normalise(args);
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match Args::from_args(&["hivectl"], &words) {
-        Ok(args) if args.version => Ok(Parsed::Print(format!("hivectl {}\n", env!("CARGO_PKG_VERSION")))),
+        Ok(args) if args.version => Ok(Parsed::Print(VERSION.to_owned())),
         Ok(args) => Ok(Parsed::Run(Box::new(args))),
         Err(EarlyExit { output, status: Ok(()) }) => Ok(Parsed::Print(output)),
         Err(EarlyExit { output, .. }) => Err(misused(&output)),

@@ -10,7 +10,7 @@ use hive_protocol::{
     ProxyId, ProxyInfo, SessionInfo, StatusInfo, VERSION_CURRENT, VERSION_MIN,
     frame::{self, CONTROL_MAX, DecodeError, PREFIX},
     keys::TlsRequest,
-    message::{ClientMessage, ProxyRequest, Request, Response, ServerMessage, session_challenge},
+    message::{ClientMessage, ProxyRequest, Request, Response, ServerMessage, UpdateStatus, session_challenge},
     pake::{self, Context, Initiator},
     password,
 };
@@ -117,6 +117,13 @@ impl Client {
     /// The node at a glance.
     pub async fn status(&mut self) -> Result<StatusInfo> {
         let Response::Status(status) = self.request(Request::Status).await? else { return Err(unexpected()) };
+        Ok(status)
+    }
+
+    /// Which agent runs, and how its last update went.
+    pub async fn update_status(&mut self) -> Result<UpdateStatus> {
+        let response = self.request(Request::UpdateStatus).await?;
+        let Response::UpdateStatus(status) = response else { return Err(unexpected()) };
         Ok(status)
     }
 
@@ -283,8 +290,13 @@ async fn send(stream: &mut Box<dyn Carrier>, message: &ClientMessage) -> Result<
 
 /// The node's next answer on a stream taken by [`Client::into_stream`].
 pub async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> Result<Response> {
+    refusal(any_answer(stream).await?)
+}
+
+/// The same with a refusal as an answer like others: an error is one of the stream.
+pub async fn any_answer(stream: &mut (impl AsyncRead + Unpin)) -> Result<Response> {
     match receive(stream).await? {
-        ServerMessage::Response(response) => refusal(response),
+        ServerMessage::Response(response) => Ok(response),
         _ => Err(unexpected()),
     }
 }

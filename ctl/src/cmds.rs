@@ -19,6 +19,7 @@ pub mod sessions;
 pub mod ssh;
 pub mod status;
 pub mod tls;
+pub mod update;
 
 use std::str::FromStr;
 
@@ -47,6 +48,7 @@ pub async fn run(app: &App, verb: Verb) -> Result<()> {
         Verb::CreateKey(args) => keys::create(app, &args).await,
         Verb::GetMetrics(args) => metrics::run(app, &args).await,
         Verb::Logs(args) => logs::run(app, &args).await,
+        Verb::UpdateNode(args) => update::run(app, &args).await,
         Verb::Shell(args) => exec::shell(app, &args).await,
         Verb::Exec(args) => exec::exec(app, &args).await,
         Verb::Cp(args) => cp::run(app, &args).await,

@@ -94,7 +94,7 @@ async fn receive<R: AsyncRead + Unpin>(mut frames: R, mut output: impl AsyncWrit
                 return Ok(frames);
             }
             Kind::Reset => return Err(reset()),
-            Kind::Open | Kind::Accept | Kind::Refuse => return Err(malformed("a frame that has no place here")),
+            _ => return Err(malformed("a frame that has no place here")),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod build;
 pub mod codec;
 pub mod frame;
 pub mod host;

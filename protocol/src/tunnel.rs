@@ -1,21 +1,36 @@
 //! The tunnel format: how one TCP connection travels over a carrier, whatever the carrier is.
 //!
-//! A carrier is any reliable, ordered byte stream between two members; today a libp2p stream. Each direction is a
-//! sequence of frames with a four-byte header: one byte of kind, three bytes of length, big endian.
+//! A carrier is any reliable, ordered byte stream between two members: a libp2p stream, or a TLS connection of the bulk
+//! plane. Each direction is a sequence of frames with a four-byte header: one byte of kind, three bytes of length, big
+//! endian. Numbers in payloads are big endian too.
 //!
-//! | kind | name   | payload                          | sent by |
-//! |------|--------|----------------------------------|---------|
-//! | 1    | OPEN   | CBOR [`Open`]                    | egress, first frame; DATA may follow at once |
-//! | 2    | ACCEPT | empty                            | ingress, once its target is connected |
-//! | 3    | REFUSE | CBOR [`Refusal`]                 | ingress, instead of ACCEPT; the last frame |
-//! | 4    | DATA   | 1 to 65,536 bytes                | both |
-//! | 5    | EOF    | bytes sent in all, 8 bytes       | both; nothing but RESET may follow |
-//! | 6    | RESET  | empty                            | both; the last frame |
+//! | kind | name    | payload                          | sent by |
+//! |------|---------|----------------------------------|---------|
+//! | 1    | OPEN    | CBOR [`Open`]                    | egress, first frame; DATA may follow at once |
+//! | 2    | ACCEPT  | empty, or the grace granted in seconds, 4 bytes | ingress, once its target is connected |
+//! | 3    | REFUSE  | CBOR [`Refusal`]                 | ingress, instead of ACCEPT or RESUMED; the last frame |
+//! | 4    | DATA    | 1 to 65,536 bytes                | both |
+//! | 5    | EOF     | bytes sent in all, 8 bytes       | both; no DATA may follow |
+//! | 6    | RESET   | empty                            | both; the last frame |
+//! | 7    | ACK     | bytes delivered in all, 8 bytes  | both, on a stream that resumes |
+//! | 8    | WINDOW  | the sender's window in bytes, 4 bytes | both, on a stream that resumes |
+//! | 9    | RESUME  | CBOR [`Resume`]                  | egress, first frame on a further carrier |
+//! | 10   | RESUMED | bytes delivered in all, 8 bytes  | ingress, the answer to RESUME |
 //!
 //! EOF stands for TCP's FIN and RESET for its RST: they travel as frames because a carrier's own close is neither
-//! reliable nor distinguishable (yamux' FIN loses data, see libp2p/rust-yamux#117 and the design notes). The stream id
-//! in OPEN and the byte count in EOF let a stream be found and checked on another carrier; kinds 7 to 9 are kept for
-//! acknowledgement, credit and resumption.
+//! reliable nor distinguishable (yamux' FIN loses data, see libp2p/rust-yamux#117 and the design notes).
+//!
+//! A stream *resumes* if OPEN asks for a grace and ACCEPT grants one. Then each end keeps the bytes that the other has
+//! not acknowledged, at most a window of them (at first 256 KiB, until WINDOW
+//! says otherwise), and the other acknowledges after at most a quarter of it, or when it has been quiet for a moment.
+//! Bytes count as delivered when the application's socket has taken them; an EOF that was passed on counts as one more.
+//! When the carrier breaks, the egress has the grace to send RESUME on another, with the count of its side; the ingress
+//! answers with its own, and both go on behind what the other has. The stream's id is its secret: 128 random bits that
+//! only the two ends know, taken only from the peer that sent OPEN. REFUSE with [`RefuseReason::Unknown`] ends it.
+//! Without a grace there is no ACK, and the stream ends with its carrier.
+//!
+//! On a TLS connection of the bulk plane the next stream may begin (OPEN or RESUME) when both ends of the one before
+//! were acknowledged. Any other end of a stream is the end of its carrier.
 
 use minicbor::{Decode, Encode};
 
@@ -44,6 +59,14 @@ pub enum Kind {
     Eof = 5,
     /// The connection was aborted.
     Reset = 6,
+    /// Bytes that were delivered.
+    Ack = 7,
+    /// Bytes that may be under way.
+    Window = 8,
+    /// Asks to go on with a stream.
+    Resume = 9,
+    /// The stream goes on.
+    Resumed = 10,
 }
 
 /// A checked frame header.
@@ -89,17 +112,29 @@ impl Header {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Open, Self::Accept, Self::Refuse, Self::Data, Self::Eof, Self::Reset]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        Some(match byte {
+            1 => Self::Open,
+            2 => Self::Accept,
+            3 => Self::Refuse,
+            4 => Self::Data,
+            5 => Self::Eof,
+            6 => Self::Reset,
+            7 => Self::Ack,
+            8 => Self::Window,
+            9 => Self::Resume,
+            10 => Self::Resumed,
+            _ => return None,
+        })
     }
 
     fn lengths(self) -> std::ops::RangeInclusive<usize> {
         match self {
-            Self::Open | Self::Refuse => 1..=CBOR_MAX,
+            Self::Open | Self::Refuse | Self::Resume => 1..=CBOR_MAX,
             Self::Data => 1..=DATA_MAX,
-            Self::Eof => 8..=8,
-            Self::Accept | Self::Reset => 0..=0,
+            Self::Eof | Self::Ack | Self::Resumed => 8..=8,
+            Self::Window => 4..=4,
+            Self::Accept => 0..=4,
+            Self::Reset => 0..=0,
         }
     }
 }
@@ -120,6 +155,21 @@ pub struct Open {
     /// Port asked for at the ingress.
     #[n(3)]
     pub target_port: u16,
+    /// Seconds for which the stream should outlive its carrier; none if it should not.
+    #[n(4)]
+    pub grace: Option<u32>,
+}
+
+/// The first frame of a carrier that goes on with a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Resume {
+    /// As in OPEN.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub stream: [u8; 16],
+    /// Bytes that the egress has delivered, and one for the end.
+    #[n(1)]
+    pub delivered: u64,
 }
 
 /// Why an ingress did not connect.
@@ -147,9 +197,12 @@ pub enum RefuseReason {
     /// Too many streams; worth a retry.
     #[n(2)]
     Busy,
+    /// There is no such stream to go on with: its grace is over, its right was taken away, or it ended.
+    #[n(3)]
+    Unknown,
 }
 
-/// A whole OPEN or REFUSE frame.
+/// A whole OPEN, REFUSE or RESUME frame.
 #[must_use]
 pub fn encode_cbor<T: Encode<()>>(kind: Kind, payload: &T) -> Vec<u8> {
     let mut bytes = vec![0; HEADER_LEN];
@@ -159,7 +212,7 @@ pub fn encode_cbor<T: Encode<()>>(kind: Kind, payload: &T) -> Vec<u8> {
     bytes
 }
 
-/// Decodes the payload of an OPEN or REFUSE frame.
+/// Decodes the payload of an OPEN, REFUSE or RESUME frame.
 pub fn decode_cbor<'b, T: Decode<'b, ()>>(payload: &'b [u8]) -> Result<T, DecodeError> {
     crate::frame::decode(payload)
 }
@@ -167,9 +220,24 @@ pub fn decode_cbor<'b, T: Decode<'b, ()>>(payload: &'b [u8]) -> Result<T, Decode
 /// A whole EOF frame after `sent` bytes of DATA.
 #[must_use]
 pub fn encode_eof(sent: u64) -> [u8; HEADER_LEN + 8] {
+    encode_count(Kind::Eof, sent)
+}
+
+/// A whole EOF, ACK or RESUMED frame.
+#[must_use]
+pub fn encode_count(kind: Kind, count: u64) -> [u8; HEADER_LEN + 8] {
     let mut bytes = [0; HEADER_LEN + 8];
-    bytes[..HEADER_LEN].copy_from_slice(&Header { kind: Kind::Eof, len: 8 }.to_bytes());
-    bytes[HEADER_LEN..].copy_from_slice(&sent.to_be_bytes());
+    bytes[..HEADER_LEN].copy_from_slice(&Header { kind, len: 8 }.to_bytes());
+    bytes[HEADER_LEN..].copy_from_slice(&count.to_be_bytes());
+    bytes
+}
+
+/// A whole WINDOW frame, or an ACCEPT frame that grants a grace.
+#[must_use]
+pub fn encode_u32(kind: Kind, number: u32) -> [u8; HEADER_LEN + 4] {
+    let mut bytes = [0; HEADER_LEN + 4];
+    bytes[..HEADER_LEN].copy_from_slice(&Header { kind, len: 4 }.to_bytes());
+    bytes[HEADER_LEN..].copy_from_slice(&number.to_be_bytes());
     bytes
 }
 
@@ -185,6 +253,7 @@ mod tests {
         assert_eq!(Header::parse([4, 0, 0, 0]), Err(HeaderError::Length { kind: Kind::Data, len: 0 }));
         assert_eq!(Header::parse([6, 0, 0, 1]), Err(HeaderError::Length { kind: Kind::Reset, len: 1 }));
         assert_eq!(Header::parse([0, 0, 0, 0]), Err(HeaderError::Kind(0)));
-        assert_eq!(Header::parse([7, 0, 0, 8]), Err(HeaderError::Kind(7)));
+        assert_eq!(Header::parse([7, 0, 0, 9]), Err(HeaderError::Length { kind: Kind::Ack, len: 9 }));
+        assert_eq!(Header::parse([11, 0, 0, 8]), Err(HeaderError::Kind(11)));
     }
 }

@@ -221,6 +221,10 @@ pub struct ProxySpec {
     /// Whether it ends with the session that made it; such a proxy is never stored.
     #[n(8)]
     pub temporary: bool,
+    /// Seconds for which an egress' connections outlive the path under them, 0 for not at all; else
+    /// [`DEFAULT_RESUME`].
+    #[n(9)]
+    pub resume: Option<u32>,
     /// The certificate with which TLS is terminated here; none to pass bytes on as they are.
     #[n(20)]
     pub key_prefix: Option<KeyPrefix>,
@@ -232,6 +236,8 @@ pub struct ProxySpec {
     pub ssh: Option<SshLogin>,
 }
 
+/// Seconds for which a tunnelled connection outlives its path, unless told otherwise.
+pub const DEFAULT_RESUME: u32 = 60;
 /// The address an egress listens on unless told otherwise.
 pub const DEFAULT_BIND: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// The target host of an ingress unless told otherwise.

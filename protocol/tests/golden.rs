@@ -16,7 +16,7 @@ use hive_protocol::{
     Carrier, Direction, Identity, KeyType, LogLevel, PathKind, ProxyKind, ProxyState, Reachability, SignedRecord,
     frame,
     keys::Challenge,
-    message::{ClientMessage, FailureCode, Request, Response, ServerMessage, session_challenge},
+    message::{ClientMessage, FailureCode, Request, Response, ServerMessage, UpdateStage, session_challenge},
     peer::{JoinMessage, JoinRefusal, PeerMessage, PunchMessage, RangeContent, SyncMessage},
     process,
     tunnel::{self, Kind, RefuseReason},
@@ -47,16 +47,17 @@ variants!(ClientMessage: Hello, Prove, Login, LoginOpen, LoginConfirm, Request);
 variants!(ServerMessage: Welcome, Proven, LoginSalt, LoginAnswer, LoginDone, Response);
 variants!(Request: Identity, Register, Networks, NetworkJoin, NetworkLeave, NetworkRotate, Ban, Nodes, Status,
     ProxyAdd, Proxies, ProxyRemove, ProxyEnable, Connect, Logout, Sessions, SessionRevoke, Rename, Listen, Keys, KeysPut,
-    KeysRemove, KeyShow, TlsObtain, Metrics, Logs, Run, FilePut, FileStat, FileGet);
+    KeysRemove, KeyShow, TlsObtain, Metrics, Logs, Run, FilePut, FileStat, FileGet,
+    Update, UpdateStatus);
 variants!(Response: Done, Error, Identity, Registered, Networks, Nodes, Status, ProxyAdded, Proxies, Connected,
-    Sessions, Keys, KeyEntry, KeysStored, TlsStep, Metrics, Logs, Started, FileReady, File);
+    Sessions, Keys, KeyEntry, KeysStored, TlsStep, Metrics, Logs, Started, FileReady, File, UpdateStatus);
 variants!(FailureCode: Failed, Usage, NotAuthorised, Unreachable, Version, Busy);
 variants!(JoinMessage: Open, Answer, Confirm, Refused, Done);
 variants!(PunchMessage: Connect, Sync);
 variants!(JoinRefusal: NotAccepted, TryLater);
 variants!(SyncMessage: Compare, Want, Records);
 variants!(RangeContent: Digest, List);
-variants!(RefuseReason: NoRule, Target, Busy);
+variants!(RefuseReason: NoRule, Target, Busy, Unknown);
 variants!(PathKind: This, Direct, Relayed, None);
 variants!(Carrier: Tcp, Quic);
 variants!(Direction: Egress, Ingress);
@@ -65,6 +66,7 @@ variants!(ProxyState: Listening, Connected, Waiting, Failed);
 variants!(Challenge: Http01, TlsAlpn01);
 variants!(KeyType: Cert, Key, Issuer);
 variants!(Reachability: Public, Private, Unknown);
+variants!(UpdateStage: Trial, Confirmed, Kept, RolledBack);
 variants!(LogLevel: Error, Warn, Info, Debug, Trace);
 
 fn path(name: &str) -> PathBuf {
@@ -137,7 +139,7 @@ fn numbers_that_stand_for_words() {
         FailureCode::Busy,
     ]);
     pin_all(vec![JoinRefusal::NotAccepted, JoinRefusal::TryLater]);
-    pin_all(vec![RefuseReason::NoRule, RefuseReason::Target, RefuseReason::Busy]);
+    pin_all(vec![RefuseReason::NoRule, RefuseReason::Target, RefuseReason::Busy, RefuseReason::Unknown]);
     pin_all(vec![p::PathKind::This, p::PathKind::Direct, p::PathKind::Relayed, p::PathKind::None]);
     pin_all(vec![p::Carrier::Tcp, p::Carrier::Quic]);
     pin_all(vec![p::Direction::Egress, p::Direction::Ingress]);
@@ -146,6 +148,7 @@ fn numbers_that_stand_for_words() {
     pin_all(vec![Challenge::Http01, Challenge::TlsAlpn01]);
     pin_all(vec![p::KeyType::Cert, p::KeyType::Key, p::KeyType::Issuer]);
     pin_all(vec![p::Reachability::Public, p::Reachability::Private, p::Reachability::Unknown]);
+    pin_all(vec![UpdateStage::Trial, UpdateStage::Confirmed, UpdateStage::Kept, UpdateStage::RolledBack]);
     pin_all(vec![LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace]);
 }
 
@@ -159,6 +162,8 @@ fn optional_fields_may_be_absent() {
     pin("ClientMessage.Hello.least", &samples::least_hello());
     pin("Response.Error.least", &samples::least_error());
     pin("Response.Nodes.relayed", &samples::relayed_nodes());
+    pin("Request.Update.least", &samples::least_update());
+    pin("Response.UpdateStatus.least", &samples::least_update_status());
 }
 
 #[test]
@@ -199,7 +204,9 @@ fn tunnel_frames() {
     let open = tunnel::encode_cbor(Kind::Open, &samples::open());
     let refuse = tunnel::encode_cbor(Kind::Refuse, &samples::refusal());
     let header = |kind, len| tunnel::Header { kind, len }.to_bytes().to_vec();
-    for kind in [Kind::Open, Kind::Accept, Kind::Refuse, Kind::Data, Kind::Eof, Kind::Reset] {
+    let resume = tunnel::encode_cbor(Kind::Resume, &samples::resume());
+    let kinds = [Kind::Open, Kind::Accept, Kind::Refuse, Kind::Data, Kind::Eof, Kind::Reset];
+    for kind in kinds.into_iter().chain([Kind::Ack, Kind::Window, Kind::Resume, Kind::Resumed]) {
         let (name, bytes) = match kind {
             Kind::Open => ("open", open.clone()),
             Kind::Accept => ("accept", header(kind, 0)),
@@ -207,6 +214,10 @@ fn tunnel_frames() {
             Kind::Data => ("data", [header(kind, 5), b"hello".to_vec()].concat()),
             Kind::Eof => ("eof", tunnel::encode_eof(0x0102_0304_0506_0708).to_vec()),
             Kind::Reset => ("reset", header(kind, 0)),
+            Kind::Ack => ("ack", tunnel::encode_count(kind, 0x0102_0304_0506_0708).to_vec()),
+            Kind::Window => ("window", tunnel::encode_u32(kind, 1024 * 1024).to_vec()),
+            Kind::Resume => ("resume", resume.clone()),
+            Kind::Resumed => ("resumed", tunnel::encode_count(kind, 0x0102_0304_0506_0709).to_vec()),
         };
         let pinned = golden(&format!("tunnel.{name}"), &bytes);
         assert_eq!(bytes, pinned, "{name}");
@@ -215,6 +226,16 @@ fn tunnel_frames() {
     }
     assert_eq!(tunnel::decode_cbor::<tunnel::Open>(&open[tunnel::HEADER_LEN..]).unwrap(), samples::open());
     assert_eq!(tunnel::decode_cbor::<tunnel::Refusal>(&refuse[tunnel::HEADER_LEN..]).unwrap(), samples::refusal());
+    assert_eq!(tunnel::decode_cbor::<tunnel::Resume>(&resume[tunnel::HEADER_LEN..]).unwrap(), samples::resume());
+}
+
+#[test]
+fn tunnel_frames_of_a_stream_that_resumes() {
+    let open = tunnel::encode_cbor(Kind::Open, &samples::lasting_open());
+    assert_eq!(open, golden("tunnel.open.grace", &open));
+    assert_eq!(tunnel::decode_cbor::<tunnel::Open>(&open[tunnel::HEADER_LEN..]).unwrap(), samples::lasting_open());
+    let accept = tunnel::encode_u32(Kind::Accept, 60);
+    assert_eq!(accept.to_vec(), golden("tunnel.accept.grace", &accept));
 }
 
 #[test]
@@ -249,7 +270,7 @@ fn every_golden_file_is_pinned_by_a_test() {
         PunchMessage,
         SyncMessage
     );
-    all!(Challenge, KeyType, LogLevel);
+    all!(Challenge, KeyType, LogLevel, UpdateStage);
     all!(RangeContent, RefuseReason, PathKind, Carrier, Direction, ProxyKind, ProxyState, Reachability);
     assert_eq!(held, known);
 }

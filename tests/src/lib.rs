@@ -22,7 +22,9 @@
 //! This crate never reaches into a node: it uses the command lines and sockets that a person has.
 
 #![forbid(unsafe_code)]
+pub mod acme;
 pub mod board;
+pub mod capture;
 pub mod facts;
 pub mod lab;
 pub mod nobody;
@@ -39,5 +41,6 @@ pub mod tcp;
 pub mod tls;
 pub mod traffic;
 pub mod usage;
+pub mod variants;
 pub mod view;
 pub mod wait;

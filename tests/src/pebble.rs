@@ -9,7 +9,12 @@ use crate::{
     wait::wait_for,
 };
 use serde_json::json;
-use std::{fs, net::Ipv4Addr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
 
 const ACME: u16 = 14000;
 const MANAGEMENT: u16 = 15000;
@@ -27,11 +32,22 @@ pub struct Behaviour {
     pub blocked: Vec<String>,
     /// Seconds that it takes to check a name.
     pub checks_for: u32,
+    /// Whether a name that was proven may count as proven for a later order.
+    pub remembers_proofs: bool,
+    /// The identifier and the key, base64url, of an account made elsewhere; with one, none but such accounts are made.
+    pub external: Option<(String, String)>,
 }
 
 impl Default for Behaviour {
     fn default() -> Behaviour {
-        Behaviour { nonces_rejected: 15, validity: 90 * 24 * 3600, blocked: Vec::new(), checks_for: 0 }
+        Behaviour {
+            nonces_rejected: 15,
+            validity: 90 * 24 * 3600,
+            blocked: Vec::new(),
+            checks_for: 0,
+            remembers_proofs: true,
+            external: None,
+        }
     }
 }
 
@@ -39,6 +55,9 @@ impl Default for Behaviour {
 pub struct Pebble {
     host: Host,
     authority: Authority,
+    folder: PathBuf,
+    config: PathBuf,
+    behaviour: Behaviour,
     server: Process,
     _names: Process,
 }
@@ -70,18 +89,26 @@ impl Pebble {
         ]);
         names.args(["-dns01", &format!("{address}:{DNS}"), "-management", &format!("{address}:{DNS_MANAGEMENT}")]);
         let names = Process::start(host, "names", names);
-        let mut server = host.command(folder.join("pebble"));
-        server.arg("-config").arg(config(host, &authority, behaviour));
-        server.args(["-dnsserver", &format!("{address}:{DNS}")]);
-        server.env("PEBBLE_WFE_NONCEREJECT", behaviour.nonces_rejected.to_string());
-        match behaviour.checks_for {
-            0 => server.env("PEBBLE_VA_NOSLEEP", "1"),
-            seconds => server.env("PEBBLE_VA_SLEEPTIME", seconds.to_string()),
+        let config = config(host, &authority, behaviour);
+        let server = serve(host, &folder, &config, behaviour);
+        let pebble = Pebble {
+            host: host.clone(),
+            authority,
+            folder,
+            config,
+            behaviour: behaviour.clone(),
+            server,
+            _names: names,
         };
-        let server = Process::start(host, "pebble", server);
-        let pebble = Pebble { host: host.clone(), authority, server, _names: names };
         pebble.root();
         Some(pebble)
+    }
+
+    /// Stops it and starts another in its place, which knows no account, no order and no root of the first.
+    pub fn replace(&mut self) {
+        self.server.kill();
+        self.server = serve(&self.host, &self.folder, &self.config, &self.behaviour);
+        self.root();
     }
 
     /// The address of its directory.
@@ -128,6 +155,20 @@ impl Pebble {
     }
 }
 
+fn serve(host: &Host, folder: &Path, config: &Path, behaviour: &Behaviour) -> Process {
+    let mut server = host.command(folder.join("pebble"));
+    server.arg("-config").arg(config).args(["-dnsserver", &format!("{}:{DNS}", host.ipv4())]);
+    server.env("PEBBLE_WFE_NONCEREJECT", behaviour.nonces_rejected.to_string());
+    if !behaviour.remembers_proofs {
+        server.env("PEBBLE_AUTHZREUSE", "0");
+    }
+    match behaviour.checks_for {
+        0 => server.env("PEBBLE_VA_NOSLEEP", "1"),
+        seconds => server.env("PEBBLE_VA_SLEEPTIME", seconds.to_string()),
+    };
+    Process::start(host, "pebble", server)
+}
+
 fn config(host: &Host, authority: &Authority, behaviour: &Behaviour) -> PathBuf {
     let folder = host.folder("pebble");
     let own = authority.certify(&[&host.ipv4().to_string()]);
@@ -145,7 +186,8 @@ fn config(host: &Host, authority: &Authority, behaviour: &Behaviour) -> PathBuf 
         "httpPort": 80,
         "tlsPort": 443,
         "ocspResponderURL": "",
-        "externalAccountBindingRequired": false,
+        "externalAccountBindingRequired": behaviour.external.is_some(),
+        "externalAccountMACKeys": behaviour.external.iter().cloned().collect::<BTreeMap<_, _>>(),
         "domainBlocklist": behaviour.blocked,
         "retryAfter": { "authz": 1, "order": 1 },
         "certificateValidityPeriod": behaviour.validity,

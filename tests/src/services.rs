@@ -2,10 +2,15 @@
 //!
 //! Those of Debian packages are started where they are installed; else the test says that it is left out.
 
+mod http2;
+mod nginx;
 mod postgres;
 mod redis;
 mod sse;
+pub mod websocket;
 
+pub use http2::http2;
+pub use nginx::Nginx;
 pub use postgres::Postgres;
 pub use redis::Redis;
 pub use sse::Sse;

@@ -1,17 +1,16 @@
 //! Certificates from a real ACME server, pebble, in a network of namespaces.
 
 use hive_tests::{
-    lab::{Host, Lab},
-    node::Node,
-    pair::{self, NETWORK},
-    pebble::{Behaviour, Pebble},
-    process::{self, PATIENCE, Process},
+    acme::{World, certificate},
+    pair,
+    pebble::Behaviour,
+    process::Process,
     services::Sse,
     tcp,
     tls::{self, Client},
     wait::wait_until,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
     io::{Read, Write},
     time::Duration,
@@ -20,66 +19,12 @@ use std::{
 /// Two thirds of the short life of a certificate, and time to renew it on a busy machine.
 const RENEWAL: Duration = Duration::from_secs(180);
 
-/// A CA on a host of its own, and a node that the names of these tests lead to.
-struct World {
-    lab: Lab,
-    ca: Pebble,
-    gate: Node,
-}
-
-impl World {
-    fn start(test: &str, behaviour: &Behaviour) -> Option<World> {
-        let lab = Lab::namespaces(test)?;
-        let ca = Pebble::start(test, &lab.host("ca"), behaviour)?;
-        let gate = Node::start(&lab.host("gate"), pair::options());
-        Some(World { lab, ca, gate })
-    }
-
-    /// A node that the gate leads port 443 to; TLS ends there, and `target` is behind it.
-    fn home(&self, target: impl FnOnce(&Host) -> u16) -> Node {
-        let home = Node::start(&self.lab.host("home"), pair::options());
-        home.register(&self.gate, NETWORK);
-        self.gate.wait_until_sees(&[&home]);
-        home.wait_until_sees(&[&self.gate]);
-        let (port, host) = (target(home.host()).to_string(), home.host().ipv4().to_string());
-        let ingress = ["proxy", "--direction", "ingress", "--origin", "gate:443", "--port", &port, "--host", &host];
-        home.ctl(&[&ingress[..], &["--tls", "true", "--key-prefix", "web"]].concat()).success();
-        let target = format!("home:{port}");
-        let egress = ["proxy", "--direction", "egress", "--target", &target, "--port", "443", "--bind", "0.0.0.0"];
-        self.gate.ctl(&egress).success();
-        home
-    }
-
-    /// The arguments that obtain a certificate for these names.
-    fn tls(&self, challenge: &str, names: &[&str]) -> Vec<String> {
-        let (directory, file) = (self.ca.directory(), self.ca.ca_file().display().to_string());
-        let fixed =
-            ["tls", "--key-prefix", "web", "--challenge", challenge, "--directory", &directory, "--ca-file", &file];
-        let names = names.iter().flat_map(|name| ["--hostname", name]);
-        fixed.into_iter().chain(names).map(str::to_owned).collect()
-    }
-
-    fn obtain(&self, node: &Node, challenge: &str, names: &[&str]) -> process::Output {
-        let arguments = self.tls(challenge, names);
-        node.ctl(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
-    }
-}
-
-fn certificate(node: &Node) -> Option<Value> {
-    let keys = node.json(&["keys"]);
-    keys.as_array().unwrap().iter().find(|key| key["key_name"] == "web_cert.pem").cloned()
-}
-
-fn curl(host: &Host, arguments: &[&str]) -> process::Output {
-    let mut command = host.command("curl");
-    command.args(["--silent", "--show-error", "--noproxy", "*"]).args(arguments);
-    process::run(command, b"", PATIENCE)
-}
-
 #[test]
 fn a_public_node_proves_its_names_by_http() {
     let test = "a_public_node_proves_its_names_by_http";
-    let Some(world) = World::start(test, &Behaviour { nonces_rejected: 30, ..Behaviour::default() }) else { return };
+    let Some(mut world) = World::start(test, &Behaviour { nonces_rejected: 30, ..Behaviour::default() }) else {
+        return;
+    };
     let names = ["shed.example", "www.shed.example"];
     names.iter().for_each(|name| world.ca.lead(name, world.gate.host().ipv4()));
     let told = world.obtain(&world.gate, "http-01", &names).success();
@@ -90,12 +35,14 @@ fn a_public_node_proves_its_names_by_http() {
     assert_eq!(certificate["hostnames"], json!(names));
     assert!(certificate["renews_at"].is_string() && certificate["last_error"].is_null(), "{certificate}");
 
-    let to = format!("shed.example:80:{}", world.gate.host().ipv4());
-    let head = curl(world.gate.host(), &["--head", "--resolve", &to, "http://shed.example/a?b"]).success();
+    let head = world.curl(world.gate.host(), "shed.example", &["--head", "http://shed.example/a?b"]).success();
     assert!(head.contains("308") && head.contains("https://shed.example/a?b"), "{head}");
 
+    world.gate.restart();
     let again = world.obtain(&world.gate, "http-01", &names[..1]).success();
     assert!(again.contains("using the account"), "{again}");
+    let accounts = world.ca.process().printed();
+    assert_eq!(accounts.matches("accounts in memory").count(), 1, "one account, whatever happens: {accounts}");
 }
 
 #[test]
@@ -103,14 +50,12 @@ fn a_private_node_proves_its_name_through_the_tunnel() {
     let test = "a_private_node_proves_its_name_through_the_tunnel";
     let Some(world) = World::start(test, &Behaviour::default()) else { return };
     let client = world.lab.host("client");
-    let mut service = None;
-    let home = world.home(|host| service.insert(Sse::start(host)).port());
+    let host = world.lab.host("home");
+    let service = Sse::start(&host);
+    let home = world.home(&host, None, service.port());
     world.ca.lead("home.example", world.gate.host().ipv4());
     world.obtain(&home, "tls-alpn-01", &["home.example"]).success();
-    let root = client.folder("trust").join("root.pem");
-    std::fs::write(&root, world.ca.root()).unwrap();
-    let to = format!("home.example:443:{}", world.gate.host().ipv4());
-    let answer = curl(&client, &["--cacert", root.to_str().unwrap(), "--resolve", &to, "https://home.example/health"]);
+    let answer = world.curl(&client, "home.example", &["https://home.example/health"]);
     assert_eq!(answer.success(), "ok\n");
     assert_eq!(world.gate.json(&["keys"]), json!([]), "nothing is kept on the public node");
 }
@@ -120,20 +65,29 @@ fn a_refusal_is_told_in_words_and_leaves_nothing() {
     let test = "a_refusal_is_told_in_words_and_leaves_nothing";
     let behaviour = Behaviour { blocked: vec!["blocked.example".into()], ..Behaviour::default() };
     let Some(world) = World::start(test, &behaviour) else { return };
-    // An address that nobody has, and one where another machine answers.
-    world.ca.lead("away.example", world.lab.host("other").ipv4());
+    // One machine where nobody answers, and one where somebody else does.
+    world.ca.lead("away.example", world.lab.host("away").ipv4());
+    let other = world.lab.host("other");
+    let _other = tcp::Server::start(&other, 80, |mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello");
+    });
+    world.ca.lead("other.example", other.ipv4());
     let cases = [
-        ("unknown.example", "http-01", "hint: "),
-        ("away.example", "http-01", "could not connect"),
-        ("blocked.example", "http-01", "issues no certificates"),
+        ("unknown.example", "could not resolve"),
+        ("away.example", "could not connect"),
+        ("other.example", "did not get this node's answer"),
+        ("blocked.example", "issues no certificates"),
     ];
-    for (name, challenge, words) in cases {
-        let told = world.obtain(&world.gate, challenge, &[name]).failure(1);
+    for (name, words) in cases {
+        let told = world.obtain(&world.gate, "http-01", &[name]).failure(1);
         assert!(told.contains(words) && told.contains("hint: "), "{name}: {told}");
     }
     assert_eq!(world.gate.json(&["keys"]), json!([]));
     let problems = world.gate.json(&["status"])["problems"].to_string();
     assert!(!problems.contains("certificate"), "{problems}");
+    let told = world.obtain(&world.gate, "tls-alpn-01", &["shed.example"]).failure(2);
+    assert!(told.contains("TLS ends at no proxy") && told.contains("--tls true"), "the CA is not even asked: {told}");
     let arguments = ["tls", "--hostname", "a.example", "--key-prefix", "web", "--directory", &world.ca.directory()];
     let told = world.gate.ctl(&arguments).failure(1);
     assert!(told.contains("--ca-file"), "its root is not trusted: {told}");
@@ -161,8 +115,9 @@ fn an_order_goes_on_after_a_restart() {
 fn a_certificate_is_renewed_under_fifty_streams() {
     let test = "a_certificate_is_renewed_under_fifty_streams";
     let Some(world) = World::start(test, &Behaviour { validity: 60, ..Behaviour::default() }) else { return };
-    let mut server = None;
-    let home = world.home(|host| server.insert(tcp::Server::echo(host, 0)).port());
+    let host = world.lab.host("home");
+    let server = tcp::Server::echo(&host, 0);
+    let home = world.home(&host, None, server.port());
     world.ca.lead("home.example", world.gate.host().ipv4());
     world.obtain(&home, "tls-alpn-01", &["home.example"]).success();
     let client = world.lab.host("client");
@@ -182,4 +137,92 @@ fn a_certificate_is_renewed_under_fifty_streams() {
     });
     streams.iter_mut().for_each(talk);
     assert_ne!(tls::session(&connect()).0, tls::session(&streams[0]).0, "new connections get the new certificate");
+}
+
+#[test]
+fn a_failed_renewal_keeps_the_old_certificate_and_says_so() {
+    let test = "a_failed_renewal_keeps_the_old_certificate_and_says_so";
+    let behaviour = Behaviour { validity: 120, remembers_proofs: false, ..Behaviour::default() };
+    let Some(world) = World::start(test, &behaviour) else { return };
+    let host = world.lab.host("home");
+    let server = tcp::Server::echo(&host, 0);
+    let home = world.home(&host, None, server.port());
+    world.ca.lead("home.example", world.gate.host().ipv4());
+    world.obtain(&home, "tls-alpn-01", &["home.example"]).success();
+    let (before, client, root) = (certificate(&home).unwrap(), world.lab.host("client"), world.ca.root());
+    let served = || {
+        let stream = Client::trusting(&root, &[]).connect(&client, world.gate.host().at(443), "home.example");
+        tls::session(&stream.unwrap()).0
+    };
+    let old = served();
+
+    world.ca.lead("home.example", world.lab.host("away").ipv4());
+    wait_until("its renewal fails", RENEWAL, || certificate(&home).unwrap()["last_error"].is_string());
+    // A fifth of its life, at the least, is left to look at this.
+    assert_eq!(served(), old, "the old certificate is served");
+    let after = certificate(&home).unwrap();
+    assert_eq!(after["not_after"], before["not_after"]);
+    assert!(
+        after["last_error"]
+            .as_str()
+            .unwrap()
+            .contains("home.example: the CA did not get this node's answer: Failed to connect"),
+        "{after}"
+    );
+    let problem = &home.json(&["status"])["problems"][0];
+    assert!(
+        problem["what"].as_str().unwrap().starts_with("certificate web was not renewed: home.example"),
+        "{problem}"
+    );
+    assert!(problem["hint"].as_str().unwrap().contains("for tls-alpn-01 a proxy with --tls true"), "{problem}");
+    let listed = home.ctl(&["keys"]).success();
+    assert!(listed.contains("the CA did not get"), "{listed}");
+
+    world.ca.lead("home.example", world.gate.host().ipv4());
+    world.obtain(&home, "tls-alpn-01", &["home.example"]).success();
+    assert_ne!(served(), old);
+    assert_eq!(home.json(&["status"])["problems"], json!([]), "what is mended is no problem");
+    assert!(certificate(&home).unwrap()["last_error"].is_null());
+}
+
+#[test]
+fn an_account_made_elsewhere_is_bound() {
+    let test = "an_account_made_elsewhere_is_bound";
+    let key = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
+    let external = Some(("shed-1".to_owned(), key.to_owned()));
+    let Some(world) = World::start(test, &Behaviour { external, ..Behaviour::default() }) else { return };
+    world.ca.lead("shed.example", world.gate.host().ipv4());
+    let file = |name: &str, text: &str| {
+        let path = world.gate.host().folder("eab").join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (right, wrong) = (file("right", &format!("{key}\n")), file("wrong", &key.replace('z', "y")));
+    let obtain = |more: &[&str]| world.obtain_with(&world.gate, "http-01", &["shed.example"], more);
+
+    let told = obtain(&[]).failure(1);
+    assert!(told.contains("wants an account made elsewhere") && told.contains("--eab-key-file"), "{told}");
+    let told = obtain(&["--eab-kid", "shed-1", "--eab-key-file", &wrong]).failure(1);
+    assert!(told.contains("hint: ") && !told.contains(&key[1..]), "{told}");
+    obtain(&["--eab-kid", "shed-1", "--eab-key-file", &right]).success();
+    let again = obtain(&[]).success();
+    assert!(again.contains("using the account"), "it is bound once: {again}");
+}
+
+#[test]
+fn an_account_that_the_ca_has_forgotten_is_made_anew() {
+    let test = "an_account_that_the_ca_has_forgotten_is_made_anew";
+    let Some(mut world) = World::start(test, &Behaviour::default()) else { return };
+    world.ca.lead("shed.example", world.gate.host().ipv4());
+    let obtain =
+        |world: &World, more: &[&str]| world.obtain_with(&world.gate, "http-01", &["shed.example"], more).success();
+    obtain(&world, &[]);
+    let told = obtain(&world, &["--email", "me@shed.example"]);
+    assert!(told.contains("using the account") && told.contains("to write to me@shed.example"), "{told}");
+    let told = obtain(&world, &["--email", "me@shed.example"]);
+    assert!(!told.contains("to write to"), "it was told once: {told}");
+    world.ca.replace();
+    let told = obtain(&world, &[]);
+    assert!(told.contains("does not know this node's account") && told.contains("making an account"), "{told}");
+    assert!(obtain(&world, &[]).contains("using the account"), "which is kept");
 }

@@ -6,7 +6,7 @@ use hive_tests::{
     pair::{self, NETWORK, Pair},
     pki::Authority,
     process::{self, PATIENCE},
-    services::{Postgres, Sse},
+    services::{Postgres, Sse, http2, websocket},
     tcp,
     tls::{self, Client},
     wait::wait_until,
@@ -14,7 +14,7 @@ use hive_tests::{
 use rustls::ProtocolVersion;
 use std::{
     io::{self, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr},
     process::Command,
 };
 
@@ -79,9 +79,7 @@ fn protocols_are_agreed_on_with_what_is_behind() {
     let lab = Lab::new();
     let (pair, authority) = certified(&lab, Side::Ingress);
     let old = Sse::start(pair.far.host());
-    let new = tcp::Server::start(pair.far.host(), 0, |stream| {
-        let _ = serve_http2(stream);
-    });
+    let new = http2(pair.far.host());
     let [to_old, to_new] = [old.address(), new.address()].map(|target| tunnel(&pair, Side::Ingress, target));
     let version = ["--http2", "--output", "/dev/null", "--write-out", "%{http_version} %{http_code}"];
     assert_eq!(curl(&pair.near, &authority, to_old, &version).success(), "1.1 200");
@@ -97,46 +95,15 @@ fn protocols_are_agreed_on_with_what_is_behind() {
     assert!(spoken(to_old, &["h2"]).is_err(), "a client of HTTP/2 alone is refused");
 }
 
-/// Answers every request of a client of HTTP/2 without TLS with an empty 200 (RFC 9113).
-fn serve_http2(mut stream: TcpStream) -> io::Result<()> {
-    stream.read_exact(&mut [0; 24])?;
-    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])?;
-    loop {
-        let mut header = [0; 9];
-        stream.read_exact(&mut header)?;
-        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
-        io::copy(&mut (&stream).take(length.into()), &mut io::sink())?;
-        match (header[3], header[4]) {
-            // SETTINGS that are no acknowledgement are acknowledged.
-            (4, 0) => stream.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0])?,
-            // HEADERS: `:status: 200` is number 8 of HPACK's static table, and the last frame of the stream.
-            (1, _) => stream.write_all(&[&[0, 0, 1, 1, 5], &header[5..], &[0x88]].concat())?,
-            _ => {}
-        }
-    }
-}
-
 #[test]
 fn a_websocket_stays_open_both_ways() {
     let lab = Lab::new();
     let (pair, authority) = certified(&lab, Side::Ingress);
-    let server = tcp::Server::start(pair.far.host(), 0, |mut stream| {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).unwrap();
-            head.push(byte[0]);
-        }
-        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n").unwrap();
-        let _ = io::copy(&mut stream.try_clone().unwrap(), &mut stream);
-    });
+    let server = websocket::websocket(pair.far.host());
     let entrance = tunnel(&pair, Side::Ingress, server.address());
     let client = Client::trusting(authority.pem(), &["http/1.1"]);
     let mut stream = client.connect(pair.near.host(), entrance, NAME).unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n").unwrap();
-    let mut answer = [0; 56];
-    stream.read_exact(&mut answer).unwrap();
-    assert!(answer.starts_with(b"HTTP/1.1 101 ") && answer.ends_with(b"\r\n\r\n"));
+    websocket::upgrade(&mut stream);
     for message in [&b"\x81\x05hello"[..], b"\x89\x00", &[0x82; 70_000]] {
         let mut echoed = vec![0; message.len()];
         stream.write_all(message).unwrap();
@@ -251,7 +218,8 @@ fn a_proxy_waits_for_its_certificate() {
     let entrance = tunnel(&pair, Side::Ingress, server.address());
     let authority = Authority::create("a CA");
     let client = Client::trusting(authority.pem(), &[]);
-    assert!(client.connect(pair.near.host(), entrance, NAME).is_err());
+    let refused = client.connect(pair.near.host(), entrance, NAME).unwrap_err().to_string();
+    assert!(refused.contains("InternalError"), "an alert, which ends no matter at the client's side: {refused}");
     let problems = pair.far.json(&["status"])["problems"].to_string();
     assert!(problems.contains("no certificate web") && problems.contains("create-key"), "{problems}");
     authority.store(&pair.far, "web", &[NAME]);

@@ -1,8 +1,9 @@
 //! When a certificate is ordered, renewed, or asked about: pure arithmetic on the wall clock.
 //!
 //! A certificate is renewed when two thirds of its life are over, or within the window that its CA suggests (ACME
-//! renewal information, RFC 9773). Where in that time is fixed by one random number for each certificate, so a CA that
-//! restarts does not meet everybody at once. Failures are repeated ever more slowly, and never sooner than the CA allows.
+//! renewal information, RFC 9773), but never so late that less than a quarter of its life is left for further attempts.
+//! Where in that time is fixed by one random number for each certificate, so a CA that restarts does not meet everybody
+//! at once. Failures are repeated ever more slowly, and never sooner than the CA allows.
 
 use std::time::Duration;
 
@@ -22,6 +23,17 @@ const LAST_RETRY: u64 = DAY;
 const SOONEST: u64 = 6 * HOUR;
 /// Between questions about the suggested window, unless the CA names another time.
 pub const ASK_AGAIN: Duration = Duration::from_millis(6 * HOUR);
+
+/// Longest time before a certificate's end at which somebody is told who has to renew it by hand.
+const NOTICE: u64 = 14 * DAY;
+
+/// Whether a certificate, of which begin and end are given, should have been renewed by now: less than a quarter of its life
+/// is left, and less than 14 days.
+#[must_use]
+pub fn is_late((from, to): (Timestamp, Timestamp), now: Timestamp) -> bool {
+    let life = to.0.saturating_sub(from.0);
+    now.0 >= to.0.saturating_sub((life / 4).min(NOTICE))
+}
 
 /// What is known of one certificate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -70,7 +82,7 @@ impl Course {
             (Some((from, to)), None) => self.by_age(from.0, to.0),
             (Some((from, to)), Some((begin, end))) => {
                 let life = to.0.saturating_sub(from.0);
-                self.in_span(begin.0, end.0).max(from.0 + (life / 3).min(SOONEST)).min(to.0)
+                self.in_span(begin.0, end.0).max(from.0 + (life / 3).min(SOONEST)).min(to.0 - life / 4)
             }
         };
         Timestamp(due.max(self.allowed_at()))
@@ -134,11 +146,19 @@ mod tests {
         assert!((FROM + DAY..FROM + 2 * DAY).contains(&early.order_at().0), "a revoked certificate goes early");
         let late = Some((Timestamp(FROM + 200 * DAY), Timestamp(FROM + 201 * DAY)));
         let beyond = Course { window: late, ..ninety_days(0) };
-        assert_eq!(beyond.order_at(), Timestamp(FROM + 90 * DAY), "never after its end");
+        let latest = FROM + 90 * DAY - 90 * DAY / 4;
+        assert_eq!(beyond.order_at(), Timestamp(latest), "never too late to try again");
         let past = Course { window: Some((Timestamp(1), Timestamp(2))), ..ninety_days(0) };
         assert_eq!(past.order_at(), Timestamp(FROM + 6 * HOUR), "not over and over");
         let reversed = Course { window: Some((Timestamp(FROM + 2 * DAY), Timestamp(FROM + DAY))), ..ninety_days(9) };
         assert_eq!(reversed.order_at(), Timestamp(FROM + 2 * DAY), "nonsense does no harm");
+    }
+
+    #[test]
+    fn what_nobody_renews_is_late_before_it_ends() {
+        let late = |life, after| is_late((Timestamp(FROM), Timestamp(FROM + life)), Timestamp(FROM + after));
+        assert!(!late(90 * DAY, 75 * DAY) && late(90 * DAY, 76 * DAY) && late(90 * DAY, 100 * DAY));
+        assert!(!late(6 * DAY, 4 * DAY) && late(6 * DAY, 5 * DAY), "a short life, a short notice");
     }
 
     #[test]

@@ -121,6 +121,7 @@ impl Core {
 
     fn apply_ban(&mut self, network: &NetworkName, node: NodeId, banned: bool, now: Now) {
         self.path.review_at(now.mono);
+        self.routes_changed = true;
         if !banned {
             // Its record is with the other members: ask one of them now.
             self.gossip_at.insert(network.clone(), now.mono);
@@ -351,6 +352,9 @@ fn proxy_spec(request: &ProxyRequest, remote: Option<Remote>) -> Result<ProxySpe
         }
         (_, host, _) => host.as_deref().unwrap_or(DEFAULT_HOST),
     };
+    if request.direction == Direction::Ingress && request.resume.is_some() {
+        return Err(usage("how long connections outlive their path is said at the egress, not at the ingress"));
+    }
     let odd = |c: char| c.is_control() || c.is_whitespace() || c == '/';
     if host.is_empty() || host.len() > MAX_HOST || host.contains(odd) {
         return Err(usage(format!("not a host: {host:?}")).hint("give a name or an IP address"));
@@ -365,6 +369,7 @@ fn proxy_spec(request: &ProxyRequest, remote: Option<Remote>) -> Result<ProxySpe
         remote,
         enabled: true,
         temporary: request.temporary,
+        resume: request.resume,
         key_prefix: request.key_prefix.clone(),
         sni: request.sni.clone(),
         ssh: request.ssh.clone(),

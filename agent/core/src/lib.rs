@@ -7,8 +7,9 @@
 //!
 //! Each room decides one thing and knows nothing of the others: `membership` (networks and their secrets), `peers` and
 //! `sync` (the table), `newcomers` (how fast it grows), `own` (this node's record), `connections`, `path` (whom to
-//! dial), `reach`, `relays` and `punch` (ways through NATs), `routes` (proxies and admission), `register`, `session`,
-//! `guard`, [`acme`] (when certificates are ordered). [`Core`] only carries news between them.
+//! dial), `reach`, `relays` and `punch` (ways through NATs), `routes` (proxies and admission), `stream` (what a carrier
+//! has yet to take), `register`, `session`, `guard`, [`acme`] (when certificates are ordered), [`update`] (when another
+//! binary takes this one's place). [`Core`] only carries news between them.
 
 #![forbid(unsafe_code)]
 
@@ -34,10 +35,12 @@ mod register;
 mod relays;
 mod routes;
 mod session;
+pub mod stream;
 mod sync;
 mod tables;
 #[cfg(test)]
 mod testing;
+pub mod update;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -49,7 +52,7 @@ use hive_protocol::{NetworkName, NodeId};
 
 pub use event::*;
 pub use queries::ConnectionInfo;
-pub use routes::Routes;
+pub use routes::{Routes, Standing};
 
 use crate::{
     clock::Clock,
@@ -234,7 +237,7 @@ impl Core {
 
     fn publish_routes(&mut self) {
         if std::mem::take(&mut self.routes_changed) {
-            self.routes = Arc::new(Routes::new(&self.proxies, &self.connections));
+            self.routes = Arc::new(Routes::new(&self.proxies, &self.connections, &self.networks));
             self.out.push(Output::RoutesChanged);
         }
     }

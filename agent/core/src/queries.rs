@@ -82,6 +82,13 @@ impl Core {
         *node == self.own.id || self.connections.is_connected(node) || entry.is_fresh(now.mono)
     }
 
+    /// Where a member says it can be reached.
+    #[must_use]
+    pub fn addresses_of(&self, peer: &NodeId) -> Vec<Multiaddr> {
+        let entries = self.tables.values().filter_map(|table| table.member(peer));
+        entries.flat_map(|entry| entry.record.addresses.iter().cloned()).collect()
+    }
+
     /// The networks of this node, by name.
     #[must_use]
     pub fn networks(&self, now: Now) -> Vec<NetworkInfo> {

@@ -15,7 +15,7 @@ use hive_protocol::{
     tunnel::{Open, Refusal, RefuseReason},
 };
 
-use crate::{Change, ConnId, connections::Connections, outbox::Outbox};
+use crate::{Change, ConnId, connections::Connections, membership::Membership, outbox::Outbox};
 
 /// Most proxies of a node.
 const MOST: usize = 1024;
@@ -28,6 +28,18 @@ pub struct Routes {
     ingress: BTreeMap<IngressKey, Arc<ProxySpec>>,
     links: BTreeMap<ConnId, Link>,
     best: BTreeMap<(NetworkName, NodeId), ConnId>,
+    kept_out: BTreeSet<(NetworkName, NodeId)>,
+}
+
+/// What has become of a live stream's right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It holds.
+    Held,
+    /// The connection that gave it is gone, and nobody took it away: another connection would give it again.
+    Absent,
+    /// It was taken away.
+    Revoked,
 }
 
 /// What an OPEN must match: network, peer, the peer's port, the port asked for.
@@ -40,13 +52,14 @@ struct Link {
 }
 
 impl Routes {
-    pub(crate) fn new(book: &ProxyBook, connections: &Connections) -> Self {
+    pub(crate) fn new(book: &ProxyBook, connections: &Connections, networks: &Membership) -> Self {
         let proxies: Vec<_> = book.specs.values().filter(|spec| spec.enabled).cloned().collect();
         let ingress = proxies.iter().filter(|spec| spec.direction == Direction::Ingress);
         Self {
             ingress: ingress.filter_map(|spec| Some((ingress_key(spec)?, Arc::clone(spec)))).collect(),
             links: connections.iter().map(|(id, c)| (id, Link { peer: c.peer, networks: c.networks() })).collect(),
             best: best_paths(connections),
+            kept_out: networks.iter().flat_map(|(name, n)| n.banned.iter().map(|node| (name.clone(), *node))).collect(),
             proxies,
         }
     }
@@ -67,14 +80,35 @@ impl Routes {
     /// Whether a live stream of this proxy may go on over this connection; over none, where the proxy leads to this node.
     #[must_use]
     pub fn allows(&self, proxy: ProxyId, conn: Option<ConnId>) -> bool {
-        let spec = self.proxies.binary_search_by_key(&proxy, |spec| spec.id).ok().map(|at| &self.proxies[at]);
-        match (spec.map(|spec| &spec.remote), conn) {
-            (Some(Some(remote)), Some(conn)) => {
-                self.links.get(&conn).is_some_and(|l| l.peer == remote.node && l.networks.contains(&remote.network))
-            }
-            (Some(None), None) => true,
-            _ => false,
+        self.standing(proxy, conn) == Standing::Held
+    }
+
+    /// What has become of the right of a stream of this proxy that `conn` gave it.
+    #[must_use]
+    pub fn standing(&self, proxy: ProxyId, conn: Option<ConnId>) -> Standing {
+        let spec = self.proxies.binary_search_by_key(&proxy, |spec| spec.id).ok().map(|at| &self.proxies[at].remote);
+        let (remote, conn) = match (spec, conn) {
+            (Some(Some(remote)), Some(conn)) => (remote, conn),
+            (Some(None), None) => return Standing::Held,
+            _ => return Standing::Revoked,
+        };
+        match self.links.get(&conn) {
+            Some(link) if link.peer == remote.node && link.networks.contains(&remote.network) => Standing::Held,
+            None if !self.kept_out.contains(&(remote.network.clone(), remote.node)) => Standing::Absent,
+            _ => Standing::Revoked,
         }
+    }
+
+    /// Whether some connection of this peer has joined any network.
+    #[must_use]
+    pub fn is_member_peer(&self, peer: &NodeId) -> bool {
+        self.links.values().any(|link| link.peer == *peer && !link.networks.is_empty())
+    }
+
+    /// Members that are connected, one in several networks counted for each.
+    #[must_use]
+    pub fn members(&self) -> usize {
+        self.best.len()
     }
 
     /// The best connection to a member: direct before relayed, TCP before QUIC, the oldest first.

@@ -239,6 +239,7 @@ pub(crate) fn ingress(peer: &str) -> ProxyRequest {
         bind: None,
         host: None,
         temporary: false,
+        resume: None,
         key_prefix: None,
         sni: None,
         ssh: None,

@@ -3,6 +3,8 @@
 //! Every step is told before it is taken. An order and its private key are stored before anything is asked of the CA for
 //! it, so it is taken up again after a restart; what is stored is removed by whoever stores the certificate.
 
+mod account;
+
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -15,8 +17,7 @@ use hive_protocol::{
     keys::{Challenge, TlsRequest},
 };
 use instant_acme::{
-    Account, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, ExternalAccountKey, Identifier,
-    NewAccount, NewOrder, Order, OrderStatus,
+    Account, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, Identifier, NewOrder, Order, OrderStatus,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls::pki_types::CertificateDer;
@@ -24,13 +25,11 @@ use rustls::pki_types::CertificateDer;
 use super::{
     answers::{Answer, Answers},
     client::Http,
-    record::{Pending, Record, Trouble, account_key},
+    record::{Pending, Record, Trouble},
     words,
 };
-use crate::store::{KeyChange, Store};
+use crate::store::Store;
 
-/// Attempts of one request, the first included.
-const ATTEMPTS: u32 = 8;
 /// The longest that is waited for the CA's patience while somebody waits for us.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// Between looks at an order: the first pause, and the longest.
@@ -56,6 +55,14 @@ pub struct Failed {
     pub trouble: Trouble,
     /// Before when the CA wants no other attempt.
     pub not_before: Timestamp,
+    /// Because the CA does not know the account.
+    account_gone: bool,
+}
+
+impl From<Trouble> for Failed {
+    fn from(trouble: Trouble) -> Self {
+        Self { trouble, not_before: Timestamp(0), account_gone: false }
+    }
 }
 
 /// What an order works with.
@@ -68,6 +75,8 @@ pub struct Job<'a> {
     pub tell: Tell<'a>,
     /// Talks to the CA.
     pub http: Http,
+    /// Attempts of one request, the first included.
+    pub attempts: u32,
 }
 
 /// Repeats a request to the CA while its failure may pass.
@@ -83,9 +92,22 @@ macro_rules! patiently {
     }};
 }
 
+pub(crate) use patiently;
+
 impl Job<'_> {
     /// Orders, or goes on with the order in `record`, which is stored anew when there is another.
     pub async fn run(&self, record: &mut Record, replaces: Option<CertificateDer<'static>>) -> Result<Issued, Failed> {
+        match self.order(record, replaces.clone()).await {
+            Err(failed) if failed.account_gone => {
+                (self.tell)("the CA does not know this node's account any more".into());
+                self.forget_account(&record.wish.directory).await?;
+                self.order(record, replaces).await
+            }
+            done => done,
+        }
+    }
+
+    async fn order(&self, record: &mut Record, replaces: Option<CertificateDer<'static>>) -> Result<Issued, Failed> {
         let account = self.account(&record.wish).await?;
         let (mut order, pending) = match self.unfinished(&account, record).await? {
             Some(found) => found,
@@ -121,42 +143,6 @@ impl Job<'_> {
             Err(Error::Unsupported(_)) => Ok(None),
             Err(error) => Err(self.failed(&error)),
         }
-    }
-
-    /// The account at the CA: the one made before, else a new one, which is kept.
-    async fn account(&self, wish: &TlsRequest) -> Result<Account, Failed> {
-        let key = account_key(&wish.directory);
-        let stored = self.store.acme(&key).map_err(broken)?;
-        if let Some(credentials) = stored.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok()) {
-            let mut credentials = Some(credentials);
-            let restored = patiently!(self, self.restore(&mut credentials, stored.as_deref()));
-            (self.tell)(format!("using the account at {}", wish.directory));
-            return Ok(restored);
-        }
-        (self.tell)(format!("making an account at {}", wish.directory));
-        let external = wish.external.as_ref().map(|e| ExternalAccountKey::new(e.kid.clone(), &e.hmac_key));
-        let contact = wish.email.as_ref().map(|email| format!("mailto:{email}"));
-        let contact: Vec<&str> = contact.as_deref().into_iter().collect();
-        let new = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
-        let builder = || Account::builder_with_http(Box::new(self.http.clone()));
-        let (account, credentials) =
-            patiently!(self, builder().create(&new, wish.directory.clone(), external.as_ref()));
-        let bytes = serde_json::to_vec(&credentials).map_err(broken)?;
-        self.store.change_keys(&[KeyChange::Acme(key, Some(bytes))]).map_err(broken)?;
-        Ok(account)
-    }
-
-    /// Credentials are used up by an attempt, so a further one decodes them again.
-    async fn restore(
-        &self,
-        credentials: &mut Option<instant_acme::AccountCredentials>,
-        stored: Option<&[u8]>,
-    ) -> Result<Account, Error> {
-        let credentials = match credentials.take() {
-            Some(credentials) => credentials,
-            None => serde_json::from_slice(stored.unwrap_or_default())?,
-        };
-        Account::builder_with_http(Box::new(self.http.clone())).from_credentials(credentials).await
     }
 
     /// The order that was left off, if the CA still knows it and it can still be finished.
@@ -198,7 +184,7 @@ impl Job<'_> {
         };
         let pending = Pending { url: order.url().to_owned(), key };
         record.order = Some(pending.clone());
-        self.store.change_keys(&[record.change()]).map_err(broken)?;
+        self.store.change_keys_aside(vec![record.change()]).await.map_err(broken)?;
         Ok((order, pending))
     }
 
@@ -303,7 +289,7 @@ impl Job<'_> {
             found.get_or_insert(Trouble { what: format!("{name}: {}", trouble.what), hint: trouble.hint });
         }
         let unknown = || Trouble { what: "the CA refused the order".into(), hint: "see the log".into() };
-        Failed { trouble: found.or(whole).unwrap_or_else(unknown), not_before: Timestamp(0) }
+        found.or(whole).unwrap_or_else(unknown).into()
     }
 
     /// Waits before another attempt, or says that there is no use in one.
@@ -314,7 +300,7 @@ impl Job<'_> {
             Error::Api(problem) if words::kind(problem) == "badNonce" => Duration::ZERO,
             _ => wish.unwrap_or_else(|| Duration::from_secs(1 << (*attempts - 1).min(5))),
         };
-        if !words::is_passing(error) || *attempts >= ATTEMPTS || pause > LONGEST_WAIT {
+        if !words::is_passing(error) || *attempts >= self.attempts || pause > LONGEST_WAIT {
             let not_before = Timestamp::from(SystemTime::now() + wish.unwrap_or_default());
             return Err(Failed { not_before, ..self.failed(error) });
         }
@@ -327,7 +313,8 @@ impl Job<'_> {
     }
 
     fn failed(&self, error: &Error) -> Failed {
-        Failed { trouble: words::trouble(error), not_before: Timestamp(0) }
+        let account_gone = matches!(error, Error::Api(problem) if words::kind(problem) == "accountDoesNotExist");
+        Failed { account_gone, ..words::trouble(error).into() }
     }
 }
 
@@ -380,7 +367,7 @@ fn signing_request(wish: &TlsRequest, key: &str) -> Result<Vec<u8>, rcgen::Error
 }
 
 fn told(what: String, hint: &str) -> Failed {
-    Failed { trouble: Trouble { what, hint: hint.into() }, not_before: Timestamp(0) }
+    Trouble { what, hint: hint.into() }.into()
 }
 
 fn broken(error: impl ToString) -> Failed {

@@ -126,3 +126,8 @@ pub fn key(prefix: &KeyPrefix) -> String {
 pub fn account_key(directory: &str) -> String {
     format!("account/{directory}")
 }
+
+/// Where the e-mail address that a CA was told is stored.
+pub fn contact_key(directory: &str) -> String {
+    format!("contact/{directory}")
+}

@@ -1,6 +1,7 @@
 //! What a CA refuses, in words, with what to do about it: its problem documents (RFC 8555, section 6.7).
 
 use instant_acme::{Error, Problem};
+use rustls::CertificateError;
 
 use super::{client::HttpError, record::Trouble};
 
@@ -45,7 +46,7 @@ pub fn is_passing(error: &Error) -> bool {
         }
         Error::Other(other) => {
             let http = other.downcast_ref::<HttpError>();
-            http.is_some_and(|http| !matches!(http, HttpError::Address(_)) && !is_untrusted(http))
+            http.is_some_and(|http| !matches!(http, HttpError::Address(_)) && untrusted(http).is_none())
         }
         // What answers instead of a CA that is down has no JSON and no nonce.
         Error::Json(_) | Error::Str(_) => true,
@@ -62,7 +63,7 @@ fn sentence(kind: &str) -> &'static str {
         "dns" => "the CA could not resolve the name",
         "connection" => "the CA could not connect to the name's address",
         "tls" => "the CA connected, but TLS failed",
-        "unauthorized" | "incorrectResponse" => "the CA got another answer than this node's",
+        "unauthorized" | "incorrectResponse" => "the CA did not get this node's answer",
         "caa" => "the name's CAA record does not allow this CA",
         "rateLimited" => "the CA limits how often it is asked",
         "rejectedIdentifier" | "unsupportedIdentifier" => "the CA issues no certificates for this name",
@@ -88,7 +89,7 @@ fn hint(kind: &str) -> &'static str {
         }
         "caa" => "allow the CA in the name's CAA record, or remove that record",
         "rateLimited" => "wait, and try with a test directory (--directory) meanwhile",
-        "externalAccountRequired" => "give --eab-kid and --eab-key from your account there",
+        "externalAccountRequired" => "give --eab-kid and --eab-key-file from your account there",
         "invalidContact" | "unsupportedContact" => "give another --email",
         "rejectedIdentifier" | "unsupportedIdentifier" => "check --hostname: it must be a public DNS name",
         _ => "what the CA says is above; see its documentation",
@@ -96,15 +97,17 @@ fn hint(kind: &str) -> &'static str {
 }
 
 fn http_chain(error: &HttpError) -> String {
-    match error {
-        HttpError::Exchange(_, source) => format!("{error}: {source}"),
+    match (error, untrusted(error)) {
+        (HttpError::Connect(host, _), Some(why)) => format!("the certificate of {host} is not trusted: {}", doubt(why)),
+        (HttpError::Exchange(_, source), _) => format!("{error}: {source}"),
         _ => error.to_string(),
     }
 }
 
 fn network_hint(error: &HttpError) -> &'static str {
-    if is_untrusted(error) {
-        return "its certificate is not trusted: give the root of a private CA with --ca-file";
+    if untrusted(error).is_some() {
+        return "give the root certificate of a private CA with --ca-file: that by which its directory is served, which need \
+                not be that of the certificates it issues";
     }
     match error {
         HttpError::Address(_) => "give --directory as https://…",
@@ -112,11 +115,24 @@ fn network_hint(error: &HttpError) -> &'static str {
     }
 }
 
-/// Whether the server was reached and not believed.
-fn is_untrusted(error: &HttpError) -> bool {
-    let HttpError::Connect(_, source) = error else { return false };
-    let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
+/// Why the server was reached and not believed, if so.
+fn untrusted(error: &HttpError) -> Option<&CertificateError> {
+    let HttpError::Connect(_, source) = error else { return None };
+    match source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(why)) => Some(why),
+        _ => None,
+    }
+}
+
+fn doubt(why: &CertificateError) -> String {
+    use CertificateError as E;
+    match why {
+        E::UnknownIssuer => "none of the trusted roots issued it".into(),
+        E::NotValidForName | E::NotValidForNameContext { .. } => "it is for another name".into(),
+        E::Expired | E::ExpiredContext { .. } => "it has ended, or this node's clock is wrong".into(),
+        E::NotValidYet | E::NotValidYetContext { .. } => "it has not begun yet, or this node's clock is wrong".into(),
+        other => other.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ use super::server::{Bytes, Control, End};
 use crate::{
     process,
     tunnel::{
-        buffers::Buffer,
-        carrier::{self, CarrierError, Writer},
+        copy::frames::{self, CarrierError, Writer},
+        memory,
     },
 };
 
@@ -33,12 +33,12 @@ fn resolved(path: &str) -> PathBuf {
     process::home().join(path)
 }
 
-fn failure(error: FileError) -> Failure {
+pub(super) fn failure(error: FileError) -> Failure {
     Failure::new(FailureCode::Failed, error.to_string())
 }
 
 /// How a copy ends before its time.
-enum Halt {
+pub(super) enum Halt {
     /// This node refuses: the client is told, and the stream is of no further use.
     File(FileError),
     /// The stream broke.
@@ -87,23 +87,23 @@ pub(super) async fn put<S: Bytes>(
     }
 }
 
-async fn revoked(ended: impl Future<Output = ()>) -> Result<(), Halt> {
+pub(super) async fn revoked(ended: impl Future<Output = ()>) -> Result<(), Halt> {
     ended.await;
     Err(Halt::Revoked)
 }
 
 /// DATA frames to the file, until EOF.
-async fn receive(stream: &mut (impl AsyncRead + Unpin), mut incoming: Incoming) -> Result<(), Halt> {
+pub(super) async fn receive(stream: &mut (impl AsyncRead + Unpin), mut incoming: Incoming) -> Result<(), Halt> {
     loop {
-        let header = carrier::read_header(stream).await?;
+        let header = frames::read_header(stream).await?;
         match header.kind {
             Kind::Data => {
-                let mut buffer = Buffer::take();
+                let mut buffer = memory::frame_buffer();
                 stream.read_exact(&mut buffer[..header.len]).await?;
                 incoming = unblock(move || incoming.write(&buffer[..header.len]).map(|()| incoming)).await?;
             }
             Kind::Eof => {
-                carrier::read_count(stream).await?;
+                frames::read_count(stream).await?;
                 return Ok(unblock(move || incoming.finish()).await?);
             }
             other => return Err(Halt::Carrier(CarrierError::Unexpected(other))),
@@ -140,7 +140,7 @@ async fn send(mut file: File, mut writer: Writer<impl AsyncWrite + Unpin>) -> Re
     let mut sent = 0;
     loop {
         let (again, buffer, read) = unblock(move || {
-            let mut buffer = Buffer::take();
+            let mut buffer = memory::frame_buffer();
             let read = file.read(&mut buffer[HEADER_LEN..][..DATA_MAX]);
             (file, buffer, read)
         })

@@ -11,7 +11,7 @@ use hive_protocol::{
 use super::{
     connect, files, keys, logs, run,
     server::{Authority, Bytes, Control, End},
-    views,
+    update, views,
 };
 use crate::{metrics::Machine, node::Handle};
 
@@ -27,6 +27,7 @@ impl<S: Bytes> Control<S> {
             Request::Run(wish) => run::run(self, &wish).await,
             Request::FilePut { path, name, file } => files::put(self, path, name, file).await,
             Request::FileGet { path, offset } => files::get(self, path, offset).await,
+            Request::Update(wish) => update::run(self, &wish).await,
             Request::Nodes => self.nodes().await,
             Request::Proxies => self.proxies().await,
             Request::ProxyAdd(wish) => self.add_proxy(&wish).await,
@@ -119,6 +120,7 @@ async fn answer(node: Handle, request: Request) -> Result<Response, Failure> {
         Request::KeysPut { .. } | Request::KeysRemove { .. } | Request::KeyShow { .. } => {
             keys::answer(node, request).await
         }
+        Request::UpdateStatus => Ok(Response::UpdateStatus(update::status(node).await)),
         Request::FileStat { path } => files::stat(path).await,
         Request::Metrics => {
             let metrics = Machine::this().metrics(node.started.elapsed()).await;

@@ -27,7 +27,7 @@ pub(super) async fn answer(node: Handle, request: Request) -> Result<Response, F
         _ => Err(KeysError::Other),
     });
     let answer = answer.await.map_err(|error| failure(&error))?;
-    node.acme.forget(by_hand);
+    node.acme.forget(by_hand).await;
     Ok(answer)
 }
 

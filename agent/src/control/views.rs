@@ -9,8 +9,8 @@ use hive_protocol::{
 };
 
 use crate::{
-    VERSION,
-    node::Handle,
+    BUILD, acme,
+    node::{Handle, now},
     tunnel::{Cause, Counted, Failed},
 };
 
@@ -102,7 +102,7 @@ pub(super) async fn status(node: Handle) -> Result<StatusInfo, Failure> {
     Ok(StatusInfo {
         peer_id: node.id,
         node_name,
-        version: VERSION.to_owned(),
+        version: BUILD.version.to_owned(),
         uptime_s: node.started.elapsed().as_secs(),
         reachability,
         relays,
@@ -133,24 +133,32 @@ async fn own_problems(node: Handle) -> Result<Vec<Problem>, Failure> {
     });
     let specs = node.ask(|core, _| core.proxies().cloned().collect::<Vec<_>>()).await?;
     let failing = specs.iter().filter_map(|spec| failing(spec, &counted(&node, spec)));
-    let renewals = node.acme.problems();
+    let served = specs.iter().filter_map(|spec| spec.key_prefix.clone()).collect();
+    let renewals = acme::problems(&node.acme, &node.keys, &served, now().wall);
     Ok(store.into_iter().chain(deaf).chain(renewals).chain(failing).collect())
 }
 
 fn failing(spec: &ProxySpec, counted: &Counted) -> Option<Problem> {
     let what = format!("proxy {}: {}", spec.id, error(counted)?);
     let hint = match (&counted.listener_error, &counted.last_error) {
-        (None, Some(failed)) => hint(spec.direction, failed.cause),
-        _ => "free the port, or remove the proxy and choose another port",
+        (None, Some(failed)) if failed.cause == Cause::Certificate => certificate_hint(spec),
+        (None, Some(failed)) => hint(spec.direction, failed.cause).into(),
+        _ => "free the port, or remove the proxy and choose another port".into(),
     };
-    Some(Problem { what, hint: hint.into() })
+    Some(Problem { what, hint })
+}
+
+fn certificate_hint(spec: &ProxySpec) -> String {
+    let prefix = spec.key_prefix.as_ref().map_or("PREFIX", |prefix| prefix.as_str());
+    format!(
+        "obtain one with `hivectl tls --hostname HOST --key-prefix {prefix} --challenge tls-alpn-01`, or store it with \
+         `hivectl create-key`"
+    )
 }
 
 fn hint(direction: Direction, cause: Cause) -> &'static str {
     match (direction, cause) {
-        (_, Cause::Certificate) => {
-            "obtain one with `hivectl tls --hostname HOST --key-prefix PREFIX`, or store it with `hivectl create-key`"
-        }
+        (_, Cause::Certificate) => "store a certificate with its key",
         (_, Cause::Path) => "look at the other node: is it online?",
         (_, Cause::NoRule) => "look at the other node: has it the matching ingress, and is that enabled?",
         (Direction::Egress, Cause::Target) => "look at the other node: is the service behind its ingress running?",

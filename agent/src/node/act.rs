@@ -1,18 +1,23 @@
 //! Carrying out what the core says: step three of a turn.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use hive_core::{ConnId, Output, Routes};
 use hive_protocol::{Identity, NetworkName, NodeId, peer::PeerMessage};
 use hive_transport::quic::is_quic;
+use libp2p::swarm::ConnectionId;
 use smol::channel::Sender;
 
-use super::{Dialled, Node, Reply, handle::Registration, now};
+use super::{Dial, Dialled, Node, Reply, handle::Registration, now};
 use crate::{
     exec, join,
     net::{self, Part, registry::is_relayed},
     peers, punch,
+    time::within,
 };
+
+/// How long a connection stays for the last words of its streams.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl Node {
     pub(super) fn act(&mut self, action: Output) {
@@ -38,23 +43,36 @@ impl Node {
         log::debug!("dialling {peer} at {addresses:?}");
         let dialled = if addresses.iter().any(is_relayed) { Dialled::Circuit } else { Dialled::Direct };
         let (beside, addresses) = split(addresses, dialled);
-        if !beside.is_empty() {
-            exec::spawn(self.handle.clone().dial_later(peer, beside)).detach();
-        }
         match net::dial(&mut self.net, peer, addresses) {
-            Ok(id) => drop(self.dials.insert(id, (peer, dialled))),
-            Err(error) => self.dial_ended(peer, dialled, &error),
+            Ok(id) => {
+                if !beside.is_empty() {
+                    exec::spawn(self.handle.clone().dial_beside_later(id)).detach();
+                }
+                self.dials.insert(id, Dial { peer, dialled, beside });
+            }
+            Err(error) => self.dial_ended(Dial { peer, dialled, beside }, &error),
         }
     }
 
-    /// The addresses of a dial that were left for later, if none of the first has led to the peer.
-    pub(super) fn dial_beside(&mut self, peer: NodeId, addresses: Vec<libp2p::Multiaddr>) -> Reply {
-        let beside = (peer, Dialled::Beside);
-        let needless = self.handle.registry.is_direct(&peer) || self.dials.values().any(|dial| *dial == beside);
-        if !needless && let Ok(id) = net::dial(&mut self.net, peer, addresses) {
-            self.dials.insert(id, beside);
+    /// The first addresses of a dial have led nowhere for a while: those left for later are dialled beside them.
+    pub(super) fn dial_taking_long(&mut self, id: ConnectionId) -> Reply {
+        if let Some(dial) = self.dials.get_mut(&id) {
+            let (peer, beside) = (dial.peer, std::mem::take(&mut dial.beside));
+            self.dial_beside(peer, beside);
         }
         Reply::none()
+    }
+
+    /// Dials the addresses that a dial left for later, unless that is needless by now.
+    pub(super) fn dial_beside(&mut self, peer: NodeId, addresses: Vec<libp2p::Multiaddr>) {
+        let under_way = |dial: &Dial| dial.peer == peer && dial.dialled == Dialled::Beside;
+        let needless = addresses.is_empty() || self.handle.registry.is_direct(&peer);
+        if !needless
+            && !self.dials.values().any(under_way)
+            && let Ok(id) = net::dial(&mut self.net, peer, addresses)
+        {
+            self.dials.insert(id, Dial::of(peer, Dialled::Beside));
+        }
     }
 
     fn punch(&self, conn: ConnId, addresses: Vec<libp2p::Multiaddr>, speak_first: bool) {
@@ -65,8 +83,8 @@ impl Node {
 
     pub(super) fn dial_through_hole(&mut self, peer: NodeId, addresses: Vec<libp2p::Multiaddr>, part: Part) -> Reply {
         match net::punch(&mut self.net, peer, addresses, part) {
-            Ok(id) => drop(self.dials.insert(id, (peer, Dialled::Punch))),
-            Err(error) => self.dial_ended(peer, Dialled::Punch, &error),
+            Ok(id) => drop(self.dials.insert(id, Dial::of(peer, Dialled::Punch))),
+            Err(error) => self.dial_ended(Dial::of(peer, Dialled::Punch), &error),
         }
         Reply::none()
     }
@@ -96,10 +114,28 @@ impl Node {
         Some(self.writers.entry(conn).or_insert_with(|| peers::writer(streams.clone(), connection.id)))
     }
 
+    /// Closes a connection, once its peer was told of the streams that end with it: else it would take them for streams
+    /// whose path broke, and keep them for their grace.
     fn close(&mut self, conn: ConnId, reason: &str) {
         let Some(connection) = self.handle.registry.by_conn(conn) else { return };
         log::debug!("closing connection #{} to {}: {reason}", conn.0, connection.peer);
-        self.net.close_connection(connection.id);
+        // What the routes no longer allow ends now, whichever the core said first.
+        self.handle.tunnels.enforce(&self.core.routes());
+        if !self.handle.tunnels.is_ending_on(conn) {
+            self.net.close_connection(connection.id);
+            return;
+        }
+        let handle = self.handle.clone();
+        exec::spawn(async move {
+            let _ = within(LAST_WORDS, handle.tunnels.ended_on(conn)).await;
+            handle.close(connection.id).await;
+        })
+        .detach();
+    }
+
+    pub(super) fn close_now(&mut self, id: ConnectionId) -> Reply {
+        self.net.close_connection(id);
+        Reply::none()
     }
 
     fn close_if_idle(&mut self, conn: ConnId) {

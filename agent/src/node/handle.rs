@@ -13,7 +13,7 @@ use hive_protocol::{
     password::Secret,
 };
 use hive_transport::streams::Control;
-use libp2p::Multiaddr;
+use libp2p::{Multiaddr, swarm::ConnectionId};
 use smol::channel::{self, Sender};
 
 use crate::{
@@ -27,7 +27,8 @@ use crate::{
     ssh,
     store::{Store, StoreError},
     time::within,
-    tunnel::{Tunnels, listen::Prepared, tls::Termination},
+    tunnel::{Tunnels, listen::Prepared, pool::Pool, tls::Termination, waiting::Waiting},
+    update::Updates,
     watched::Watched,
 };
 
@@ -52,8 +53,10 @@ pub enum Input {
     Register { identity: Identity, network: NetworkName, reply: Sender<Registration> },
     /// Dial through a hole that the peer punches now.
     Punch { peer: NodeId, addresses: Vec<Multiaddr>, part: Part },
-    /// Dial also at these addresses.
-    DialBeside { peer: NodeId, addresses: Vec<Multiaddr> },
+    /// Close this connection.
+    Close(ConnectionId),
+    /// This dial has had its head start.
+    DialTakingLong(ConnectionId),
     /// Listen on these addresses from now on.
     Listen { addresses: Vec<Multiaddr>, reply: Sender<Result<(), Failure>> },
     /// End the loop; the sender is dropped when it has.
@@ -139,6 +142,10 @@ pub struct Shared {
     pub routes: Watched<Routes>,
     /// Live tunnelled connections and their counters.
     pub tunnels: Arc<Tunnels>,
+    /// Channels of the bulk plane that are ready for use.
+    pub pool: Pool,
+    /// Streams that their egress may come back for.
+    pub waiting: Arc<Waiting>,
     /// Sockets bound for proxies that are about to be.
     pub prepared: Prepared,
     /// Control streams of logged-in sessions.
@@ -153,6 +160,8 @@ pub struct Shared {
     pub acme: Arc<Acme>,
     /// SSH is served here, for proxies that say so.
     pub ssh: ssh::Server,
+    /// Updates of this agent.
+    pub updates: Updates,
     inbox: Sender<Input>,
     store_problem: Mutex<Option<String>>,
 }
@@ -166,9 +175,16 @@ impl std::ops::Deref for Handle {
 }
 
 impl Handle {
-    pub(super) fn new(core: &Core, inbox: Sender<Input>, handles: Handles, tls: Tls, ssh: ssh::Server) -> Self {
-        let Handles { streams, registry } = handles;
-        let Tls { keys, acme, answers } = tls;
+    pub(super) fn new(
+        core: &Core,
+        inbox: Sender<Input>,
+        handles: Handles,
+        certificates: Tls,
+        ssh: ssh::Server,
+        updates: Updates,
+    ) -> Self {
+        let Handles { streams, registry, tls } = handles;
+        let Tls { keys, acme, answers } = certificates;
         Self(Arc::new(Shared {
             id: core.id(),
             started: Instant::now(),
@@ -176,6 +192,8 @@ impl Handle {
             registry,
             routes: Watched::new(core.routes()),
             tunnels: Arc::default(),
+            pool: Pool::new(tls),
+            waiting: Arc::default(),
             prepared: Prepared::default(),
             sessions: Arc::default(),
             listening: Watched::new(Arc::default()),
@@ -183,6 +201,7 @@ impl Handle {
             keys,
             acme,
             ssh,
+            updates,
             inbox,
             store_problem: Mutex::new(None),
         }))
@@ -231,10 +250,15 @@ impl Handle {
         let _ = self.inbox.send(Input::Punch { peer, addresses, part }).await;
     }
 
-    /// Dials also at these addresses, a moment from now, if there is no direct connection by then.
-    pub async fn dial_later(self, peer: NodeId, addresses: Vec<Multiaddr>) {
+    /// Tells, a moment from now, that a dial's head start is over.
+    pub async fn dial_beside_later(self, first: ConnectionId) {
         Timer::after(BESIDE).await;
-        let _ = self.inbox.send(Input::DialBeside { peer, addresses }).await;
+        let _ = self.inbox.send(Input::DialTakingLong(first)).await;
+    }
+
+    /// Closes a connection.
+    pub async fn close(&self, id: ConnectionId) {
+        let _ = self.inbox.send(Input::Close(id)).await;
     }
 
     /// Registers a node and waits for the outcome.

@@ -77,6 +77,7 @@ fn proxy() -> ProxySpec {
         remote: Some(Remote { network: "lab".parse().unwrap(), node, port: 80 }),
         enabled: true,
         temporary: false,
+        resume: None,
         key_prefix: None,
         sni: None,
         ssh: None,

@@ -2,6 +2,11 @@
 //!
 //! The local side's FIN becomes EOF and the peer's EOF becomes a FIN, each direction on its own. A local RST becomes
 //! RESET, and RESET, a broken carrier or a lost right become a local RST: an application never takes a cut for an end.
+//!
+//! This is the tunnel format without resumption, over any byte stream: what `hivectl connect` speaks. Tunnels between
+//! nodes use [`super::pump`].
+
+pub mod frames;
 
 use std::{
     future::Future,
@@ -15,15 +20,13 @@ use futures::{
     AsyncReadExt, AsyncWriteExt,
     io::{AsyncRead, AsyncWrite},
 };
-use hive_protocol::tunnel::{DATA_MAX, HEADER_LEN, Kind, Refusal, RefuseReason};
+use hive_protocol::tunnel::{DATA_MAX, HEADER_LEN, Kind, Refusal};
+use hive_transport::buffers::Buffer;
 use smol::future::{or, try_zip};
 
-use super::{
-    Cause, Counters,
-    buffers::Buffer,
-    carrier::{self, CarrierError, Writer},
-};
+use super::{Counters, abort, memory};
 use crate::time::within;
+use frames::{CarrierError, Writer};
 
 /// How long the last frame may take to leave before the carrier is dropped with it.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -48,21 +51,6 @@ pub enum Broken {
     /// The right to it was taken away.
     #[error("no longer allowed")]
     Ended,
-}
-
-impl Broken {
-    /// What to tell the people here, unless an application ended its connection or the right to it is gone.
-    pub fn cause(&self) -> Option<Cause> {
-        match self {
-            Self::Refused(refusal) => Some(match refusal.reason {
-                RefuseReason::NoRule => Cause::NoRule,
-                RefuseReason::Target => Cause::Target,
-                RefuseReason::Busy => Cause::Busy,
-            }),
-            Self::Carrier(_) => Some(Cause::Path),
-            Self::Local(_) | Self::Remote | Self::Ended => None,
-        }
-    }
 }
 
 /// Carries one connection to its end, or until `ended` resolves.
@@ -108,10 +96,10 @@ pub enum Peer {
 
 /// Reads the ingress' answer to OPEN.
 async fn accepted(reader: &mut (impl AsyncRead + Unpin)) -> Result<(), Broken> {
-    let header = carrier::read_header(reader).await?;
+    let header = frames::read_header(reader).await?;
     match header.kind {
         Kind::Accept => Ok(()),
-        Kind::Refuse => Err(Broken::Refused(carrier::read_cbor(reader, header).await?)),
+        Kind::Refuse => Err(Broken::Refused(frames::read_cbor(reader, header).await?)),
         other => Err(CarrierError::Unexpected(other).into()),
     }
 }
@@ -131,13 +119,6 @@ async fn finish(local: Async<TcpStream>, writer: &mut Writer<impl AsyncWrite + U
     drop(local);
     // The peer may be gone; there is nobody left to tell.
     let _ = within(LAST_WORDS, last_words).await;
-}
-
-/// Makes closing the socket send RST instead of FIN (SO_LINGER with zero seconds, `socket(7)`).
-pub fn abort(socket: &Async<TcpStream>) {
-    if let Err(e) = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO)) {
-        log::debug!("cannot abort a connection: {e}");
-    }
 }
 
 /// Local bytes to DATA frames, the local FIN to EOF.
@@ -180,7 +161,7 @@ async fn while_local_lives(
 /// What the local socket has, behind room for a header. While there is nothing, no buffer is held.
 async fn read_some(local: &Async<TcpStream>) -> io::Result<(Buffer, usize)> {
     loop {
-        let mut buffer = Buffer::take();
+        let mut buffer = memory::frame_buffer();
         match local.get_ref().read(&mut buffer[HEADER_LEN..]) {
             Ok(len) => return Ok((buffer, len)),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -200,7 +181,7 @@ async fn to_local(
 ) -> Result<(), Broken> {
     let mut received = 0;
     loop {
-        let header = carrier::read_header(reader).await?;
+        let header = frames::read_header(reader).await?;
         match header.kind {
             Kind::Data => {
                 pass_on(reader, local, header.len).await?;
@@ -208,7 +189,7 @@ async fn to_local(
                 counters.received(header.len);
             }
             Kind::Eof => {
-                let announced = carrier::read_count(reader).await?;
+                let announced = frames::read_count(reader).await?;
                 if announced != received {
                     return Err(CarrierError::Count { announced, received }.into());
                 }
@@ -222,7 +203,7 @@ async fn to_local(
 
 /// Writes one DATA frame's payload as it comes in, without waiting for all of it.
 async fn pass_on(reader: &mut (impl AsyncRead + Unpin), local: &Async<TcpStream>, len: usize) -> Result<(), Broken> {
-    let mut buffer = Buffer::take();
+    let mut buffer = memory::frame_buffer();
     let mut socket = local;
     let mut left = len.min(DATA_MAX);
     while left > 0 {

@@ -1,4 +1,5 @@
-//! Ingress: streams that peers open, admitted or refused against the rules of this moment, and their local targets.
+//! Ingress: streams that peers open or resume, admitted or refused against the rules of this moment, and their local
+//! targets.
 
 use std::{
     net::{SocketAddr, TcpStream},
@@ -7,25 +8,29 @@ use std::{
 };
 
 use async_io::Async;
-use futures::AsyncReadExt;
+use hive_core::ConnId;
 use hive_protocol::{
-    KeyPrefix, ProxySpec,
-    tunnel::{Kind, Open, Refusal, RefuseReason},
+    KeyPrefix, NetworkName, NodeId, ProxySpec,
+    tunnel::{self, Header, Kind, Open, Refusal, RefuseReason, Resume},
 };
-use hive_transport::streams::Stream;
+use hive_transport::{bulk::Accepted, streams::Stream};
 use smol::future::or;
 
 use super::{
-    Cause, Counters,
-    carrier::{self, CarrierError},
-    copy::{self, Broken, Peer},
-    pair::{Cut, Inner},
+    Cause, Counters, Entry,
+    broken::Broken,
+    carrier::{Carrier, Reader},
+    pair::{Inner, Outer},
+    pump::Session,
     tls::{self, TlsError},
+    waiting::{Arrival, Led, Name, Place},
 };
 use crate::{exec, net::registry::Connection, node::Handle, time::within};
 
-/// From the stream's opening to its OPEN frame.
+/// From a libp2p stream's opening to its OPEN frame.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a channel may wait for its next stream: longer than the end that dialled it keeps it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// From a join that the peer has finished to this node's having heard of it.
 const JOIN_LAG: Duration = Duration::from_secs(2);
 /// For connecting to the target.
@@ -34,84 +39,169 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_STREAMS: usize = 4096;
 /// Addresses of a target's name that are tried.
 const MAX_ADDRESSES: usize = 4;
+/// The longest grace that is granted.
+const MOST_GRACE: u32 = 600;
 
-/// Serves one stream from its OPEN frame to its end.
-pub async fn serve(node: Handle, connection: Connection, mut stream: Stream) {
-    let Some(Ok(open)) = within(OPEN_TIMEOUT, read_open(&mut stream)).await else {
-        return log::debug!("a stream from {} did not open", connection.peer);
-    };
-    await_join(&node, &connection, &open).await;
-    match admit(&node, &connection, &open) {
-        Ok(spec) => carry(&node, &connection, &spec, stream).await,
-        Err(refusal) => {
-            log::debug!(
-                "refused {} port {} -> {}: {}",
-                connection.peer,
-                open.origin_port,
-                open.target_port,
-                refusal.text
-            );
-            refuse(&mut stream, &refusal).await;
+/// Serves a libp2p stream.
+pub async fn serve_stream(node: Handle, connection: Connection, stream: Stream) {
+    Ingress { node, peer: connection.peer, conn: Some(connection.conn) }.serve(stream.into()).await;
+}
+
+/// Serves a channel, if its peer is a member of some network on a libp2p connection.
+pub async fn serve_channel(node: Handle, peer: NodeId, accepted: Accepted) {
+    let member = node.routes.wait_for(|routes| routes.is_member_peer(&peer).then_some(()));
+    if within(JOIN_LAG, member).await.is_none() {
+        return log::debug!("{peer} wants a channel and belongs to no network here");
+    }
+    drop(accepted.place);
+    Ingress { node, peer, conn: None }.serve(accepted.channel.into()).await;
+}
+
+/// Where streams come from.
+struct Ingress {
+    node: Handle,
+    /// Proven by the handshake.
+    peer: NodeId,
+    /// The libp2p connection, if it is a stream of one.
+    conn: Option<ConnId>,
+}
+
+/// The first frame of a stream on a carrier.
+enum First {
+    Open(Open),
+    Resume(Resume),
+}
+
+impl Ingress {
+    /// Serves one stream after another.
+    async fn serve(self, mut carrier: Carrier) {
+        let mut last: Option<Name> = None;
+        let mut patience = OPEN_TIMEOUT;
+        loop {
+            let Some(Ok(first)) = within(patience, first_frame(&mut carrier.reader)).await else { return };
+            if let Some(name) = last.take() {
+                self.node.waiting.forget(&name);
+            }
+            let served = match first {
+                First::Open(open) => {
+                    last = Some((self.peer, open.stream));
+                    Box::pin(self.open(open, carrier)).await
+                }
+                First::Resume(resume) => self.resume(&resume, carrier).await,
+            };
+            let Some(free) = served else { return };
+            if !free.is_bulk() {
+                return free.retire().await;
+            }
+            carrier = free;
+            patience = IDLE_TIMEOUT;
         }
     }
-}
 
-/// The peer counts a connection as joined once its last message of the join has left, and may open streams at once; this
-/// node's loop hears of it a moment later.
-async fn await_join(node: &Handle, connection: &Connection, open: &Open) {
-    let joined = node.routes.wait_for(|routes| routes.joined(connection.conn, &open.network).then_some(()));
-    // Without an answer the stream is judged as it is: refused.
-    let _ = within(JOIN_LAG, joined).await;
-}
-
-async fn read_open(stream: &mut Stream) -> Result<Open, CarrierError> {
-    let header = carrier::read_header(stream).await?;
-    if header.kind != Kind::Open {
-        return Err(CarrierError::Unexpected(header.kind));
-    }
-    carrier::read_cbor(stream, header).await
-}
-
-fn admit(node: &Handle, connection: &Connection, open: &Open) -> Result<Arc<ProxySpec>, Refusal> {
-    if node.tunnels.streams() >= MAX_STREAMS {
-        let text = format!("{MAX_STREAMS} tunnelled connections are open");
-        return Err(Refusal { reason: RefuseReason::Busy, text });
-    }
-    node.routes.get().admit(connection.conn, &connection.peer, open)
-}
-
-async fn carry(node: &Handle, connection: &Connection, spec: &ProxySpec, mut stream: Stream) {
-    let entry = node.tunnels.enter(spec.id, Some(connection.conn));
-    let counters = entry.counters.clone();
-    // The rule may have gone between admission and entry.
-    if !node.routes.get().allows(spec.id, Some(connection.conn)) {
-        return;
-    }
-    let (local, cut) = match target(node, spec, &counters).await {
-        Ok(target) => target,
-        Err(text) => {
-            counters.failed(Cause::Target, &text);
-            return refuse(&mut stream, &Refusal { reason: RefuseReason::Target, text }).await;
-        }
-    };
-    counters.succeeded();
-    if let Err(broken) = pump(stream, local, &counters, or(entry.ended(), cut.happened())).await {
-        log::debug!("proxy {}: {broken}", spec.id);
-        if let Some(cause) = broken.cause() {
-            counters.failed(cause, broken.to_string());
+    /// Admits and carries a new stream; gives the carrier back if the stream ended well.
+    async fn open(&self, open: Open, carrier: Carrier) -> Option<Carrier> {
+        let conn = self.connection(&open.network).await;
+        match self.admit(conn, &open) {
+            Ok((conn, spec)) => self.carry(conn, &spec, &open, carrier).await,
+            Err(refusal) => {
+                let Open { origin_port, target_port, .. } = open;
+                log::debug!("refused {} port {origin_port} -> {target_port}: {}", self.peer, refusal.text);
+                refuse(carrier, &refusal).await;
+                None
+            }
         }
     }
-}
 
-/// What an admitted stream leads to: the target itself, or TLS that ends here and leads there.
-async fn target(node: &Handle, spec: &ProxySpec, counters: &Arc<Counters>) -> Result<(Async<TcpStream>, Cut), String> {
-    let Some(prefix) = spec.key_prefix.clone() else {
-        return Ok((connect(&spec.host, spec.port).await?, Cut::never()));
-    };
-    let (outer, inner) = tls::pair()?;
-    let (node, spec, counters) = (node.clone(), spec.clone(), counters.clone());
-    exec::spawn(terminated(node, spec, prefix, inner, counters)).detach();
-    Ok((outer.socket, outer.cut))
+    /// The libp2p connection that gives this stream its right: a channel has none of its own.
+    ///
+    /// The peer counts a connection as joined once its last message of the join has left, and may open streams at once;
+    /// this node's loop hears of it a moment later. A stream of a connection that does not join is judged as it is.
+    async fn connection(&self, network: &NetworkName) -> Option<ConnId> {
+        let routes = &self.node.routes;
+        let joined = async {
+            match self.conn {
+                Some(conn) => routes.wait_for(|routes| routes.joined(conn, network).then_some(conn)).await,
+                None => routes.wait_for(|routes| routes.path(network, &self.peer)).await,
+            }
+        };
+        within(JOIN_LAG, joined).await.or(self.conn)
+    }
+
+    fn admit(&self, conn: Option<ConnId>, open: &Open) -> Result<(ConnId, Arc<ProxySpec>), Refusal> {
+        if self.node.tunnels.streams() >= MAX_STREAMS {
+            let text = format!("{MAX_STREAMS} tunnelled connections are open");
+            return Err(Refusal { reason: RefuseReason::Busy, text });
+        }
+        // No such connection: the routes refuse any number that is none of theirs.
+        let conn = conn.unwrap_or(ConnId(u64::MAX));
+        Ok((conn, self.node.routes.get().admit(conn, &self.peer, open)?))
+    }
+
+    async fn carry(&self, conn: ConnId, spec: &ProxySpec, open: &Open, mut carrier: Carrier) -> Option<Carrier> {
+        let place = self.node.waiting.enter((self.peer, open.stream))?;
+        let grace = open.grace.unwrap_or(0).min(MOST_GRACE);
+        let entry = self.node.tunnels.enter(spec, Some(conn), Duration::from_secs(grace.into()));
+        // The rule may have gone between admission and entry.
+        if !self.node.routes.get().allows(spec.id, Some(conn)) {
+            return None;
+        }
+        let local = match self.target(spec, &entry.counters).await {
+            Ok(local) => local,
+            Err(text) => {
+                entry.counters.failed(Cause::Target, &text);
+                refuse(carrier, &Refusal { reason: RefuseReason::Target, text }).await;
+                return None;
+            }
+        };
+        entry.counters.succeeded();
+        match grace {
+            0 => carrier.writer.put(&Header { kind: Kind::Accept, len: 0 }.to_bytes()),
+            grace => carrier.writer.put(&tunnel::encode_u32(Kind::Accept, grace)),
+        }
+        let session = Session::granting(local, entry.counters.clone(), grace);
+        match run(&session, &mut carrier, &place, &entry).await {
+            Ok(()) => {
+                place.end(session.delivered());
+                session.close();
+                Some(carrier)
+            }
+            Err(broken) => {
+                log::debug!("proxy {}: {broken}", spec.id);
+                if let Some(cause) = broken.cause() {
+                    entry.counters.failed(cause, broken.to_string());
+                }
+                session.fail(carrier, &broken).await;
+                None
+            }
+        }
+    }
+
+    /// What an admitted stream leads to: the target itself, or TLS that ends here and leads there.
+    async fn target(&self, spec: &ProxySpec, counters: &Arc<Counters>) -> Result<Outer, String> {
+        let Some(prefix) = spec.key_prefix.clone() else {
+            return connect(&spec.host, spec.port).await.map(Outer::from);
+        };
+        let (outer, inner) = tls::pair()?;
+        exec::spawn(terminated(self.node.clone(), spec.clone(), prefix, inner, counters.clone())).detach();
+        Ok(outer)
+    }
+
+    /// Leads a carrier to the stream that it is for.
+    async fn resume(&self, resume: &Resume, carrier: Carrier) -> Option<Carrier> {
+        let arrival = Arrival { carrier, delivered: resume.delivered };
+        match self.node.waiting.lead(&(self.peer, resume.stream), arrival) {
+            Led::On => None,
+            Led::Ended(Arrival { mut carrier, .. }, count) => {
+                let resumed = tunnel::encode_count(Kind::Resumed, count);
+                carrier.writer.send(&resumed).await.is_ok().then_some(carrier)
+            }
+            Led::Unknown(Arrival { carrier, .. }) => {
+                let text = "there is no such stream any more".to_owned();
+                refuse(carrier, &Refusal { reason: RefuseReason::Unknown, text }).await;
+                None
+            }
+        }
+    }
 }
 
 /// The client's TLS ends here; what it held goes to the target, which is connected once there is something to tell it.
@@ -128,15 +218,48 @@ async fn terminated(node: Handle, spec: ProxySpec, prefix: KeyPrefix, client: In
     }
 }
 
-/// Accepts and carries a connection whose target is connected.
-async fn pump(
-    mut stream: Stream,
-    local: Async<TcpStream>,
-    counters: &Counters,
-    ended: impl Future<Output = ()>,
-) -> Result<(), Broken> {
-    carrier::write_empty(&mut stream, Kind::Accept).await.map_err(CarrierError::from)?;
-    copy::run(local, stream.split(), counters, ended, Peer::Ready).await
+async fn first_frame(reader: &mut Reader) -> Result<First, Broken> {
+    let header = reader.header().await?;
+    match header.kind {
+        Kind::Open => Ok(First::Open(reader.cbor(header).await?)),
+        Kind::Resume => Ok(First::Resume(reader.cbor(header).await?)),
+        other => Err(Broken::Unexpected(other)),
+    }
+}
+
+/// What happens next to a stream that is carried.
+enum Next {
+    Pumped(Result<(), Broken>),
+    Arrived(Arrival),
+    CutShort(Broken),
+}
+
+/// Carries a stream to its end, on one carrier after another if it is lasting.
+async fn run(session: &Session, carrier: &mut Carrier, place: &Place, entry: &Entry) -> Result<(), Broken> {
+    loop {
+        let cut = async { Next::CutShort(session.cut_short(entry).await) };
+        let arrived = async { Next::Arrived(place.arrival().await) };
+        let pumped = async { Next::Pumped(session.pump(carrier).await) };
+        let arrival = match or(cut, or(arrived, pumped)).await {
+            Next::CutShort(broken) => return Err(broken),
+            Next::Arrived(arrival) => arrival,
+            Next::Pumped(Err(Broken::Carrier(error))) if !session.grace().is_zero() => {
+                log::debug!("a stream waits for its egress: {error}");
+                come_back(session, place, entry).await?
+            }
+            Next::Pumped(outcome) => return outcome,
+        };
+        *carrier = arrival.carrier;
+        carrier.writer.put(&tunnel::encode_count(Kind::Resumed, session.delivered()));
+        session.resume(arrival.delivered)?;
+    }
+}
+
+/// Waits for the egress, while the right holds and the grace lasts.
+async fn come_back(session: &Session, place: &Place, entry: &Entry) -> Result<Arrival, Broken> {
+    let cut = async { Err(session.cut_short(entry).await) };
+    let back = async { within(session.grace(), place.arrival()).await.ok_or(Broken::Ended) };
+    or(cut, back).await
 }
 
 /// Connects to a local target by name or address.
@@ -163,11 +286,7 @@ async fn connect_to(address: SocketAddr) -> std::io::Result<Async<TcpStream>> {
     Ok(socket)
 }
 
-/// Says why not, and waits for the peer to close: a stream that is dropped is reset, and the reset may overtake the words.
-async fn refuse(stream: &mut Stream, refusal: &Refusal) {
-    let say = async {
-        carrier::write_cbor(stream, Kind::Refuse, refusal).await?;
-        futures::io::copy(&mut *stream, &mut futures::io::sink()).await
-    };
-    let _ = within(Duration::from_secs(5), say).await;
+/// Says why not.
+async fn refuse(carrier: Carrier, refusal: &Refusal) {
+    carrier.end_with(&tunnel::encode_cbor(Kind::Refuse, refusal)).await;
 }

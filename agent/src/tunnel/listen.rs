@@ -13,30 +13,31 @@ use std::{
 };
 
 use async_io::{Async, Timer};
-use futures::AsyncReadExt;
 use hive_core::Routes;
 use hive_protocol::{
-    Direction, KeyPrefix, ProxyKind, ProxySpec, Remote, TUNNEL_PROTOCOL,
-    tunnel::{Kind, Open},
+    DEFAULT_RESUME, Direction, KeyPrefix, ProxyId, ProxyKind, ProxySpec, Remote, TUNNEL_PROTOCOL,
+    tunnel::{self, Kind, Open, Resume},
 };
-use hive_transport::streams::Stream;
 use libp2p::StreamProtocol;
 use smol::{Task, future::or};
 
 use super::{
-    Cause,
+    Cause, Entry, abort,
     accept::{Acceptor, Place},
-    carrier,
-    copy::{self, Peer},
-    pair::Cut,
+    broken::Broken,
+    carrier::Carrier,
+    pair::Outer,
+    pump::Session,
     sni, tls,
 };
-use crate::{exec, net::registry::Connection, node::Handle, random, watched::Watched};
+use crate::{exec, net::registry::Connection, node::Handle, random, time::within, watched::Watched};
 
 /// How long a local connection waits for its peer to be connected.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Between attempts to bind a port that is taken.
 const RETRY_BIND: Duration = Duration::from_secs(3);
+/// For the answer to RESUME.
+const RESUME_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between attempts to open a stream.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Connections that wait to be accepted; the kernel may cap it lower (`net.core.somaxconn`).
@@ -174,7 +175,7 @@ async fn accepted(node: Handle, group: Arc<Group>, local: Async<TcpStream>, _pla
     match (&spec.kind, &spec.key_prefix) {
         (ProxyKind::Ssh, _) => node.ssh.serve(&node, &spec, local).await,
         (ProxyKind::Tcp, Some(prefix)) => terminated(&node, &spec, prefix, local).await,
-        (ProxyKind::Tcp, None) => connection(node, spec, local, Cut::never()).await,
+        (ProxyKind::Tcp, None) => connection(node, spec, local.into()).await,
     }
 }
 
@@ -184,7 +185,7 @@ async fn terminated(node: &Handle, spec: &Arc<ProxySpec>, prefix: &KeyPrefix, cl
     let connect: tls::Connect = Box::new(move || {
         let (node, spec) = onward.clone();
         let opened = tls::pair().map(|(outer, inner)| {
-            exec::spawn(connection(node, spec, outer.socket, outer.cut)).detach();
+            exec::spawn(connection(node, spec, outer)).detach();
             inner
         });
         Box::pin(std::future::ready(opened))
@@ -194,59 +195,132 @@ async fn terminated(node: &Handle, spec: &Arc<ProxySpec>, prefix: &KeyPrefix, cl
     }
 }
 
-/// One connection to carry, from its acceptance to its end. `cut` tells that its other end was aborted.
-async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Async<TcpStream>, cut: Cut) {
+/// One connection to carry, from its acceptance to its end.
+async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Outer) {
     let counters = node.tunnels.counters(spec.id);
     let Some(remote) = &spec.remote else { return };
-    let (connection, stream) = match open(&node, &spec, remote).await {
-        Ok(opened) => opened,
-        Err(why) => {
+    let found = within(PATIENCE, path(&node, spec.id, remote)).await;
+    let (connection, mut carrier) = match found.ok_or_else(|| late(remote)) {
+        Ok(Ok(found)) => found,
+        Ok(Err(why)) | Err(why) => {
             counters.failed(Cause::Path, why);
-            return copy::abort(&local);
+            return abort(&local.socket);
         }
     };
-    let entry = node.tunnels.enter(spec.id, Some(connection.conn));
-    // The routes may have changed while the stream was opened, before there was an entry to strike out.
+    let grace = spec.resume.unwrap_or(DEFAULT_RESUME);
+    let entry = node.tunnels.enter(&spec, Some(connection.conn), Duration::from_secs(grace.into()));
+    // The routes may have changed while the path was found, before there was an entry to strike out.
     if !node.routes.get().allows(spec.id, Some(connection.conn)) {
-        return copy::abort(&local);
+        return abort(&local.socket);
     }
-    let ended = or(entry.ended(), cut.happened());
-    match copy::run(local, stream.split(), &counters, ended, Peer::Asked).await {
-        Ok(()) => cut.regular(),
+    let open = Open {
+        stream: random::bytes(),
+        network: remote.network.clone(),
+        origin_port: spec.port,
+        target_port: remote.port,
+        grace: Some(grace).filter(|grace| *grace > 0),
+    };
+    // It leaves with the first bytes of the application, if there are any yet.
+    carrier.writer.put(&tunnel::encode_cbor(Kind::Open, &open));
+    let egress = Egress { node: &node, spec: &spec, remote, stream: open.stream };
+    let session = Session::asking(local, counters.clone(), grace);
+    let cut = async { Err(session.cut_short(&entry).await) };
+    match or(cut, egress.carry(&session, &mut carrier, &entry)).await {
+        Ok(()) => {
+            session.close();
+            egress.done(carrier).await;
+        }
         Err(broken) => {
             log::debug!("proxy {}: {broken}", spec.id);
             if let Some(cause) = broken.cause() {
                 counters.failed(cause, broken.to_string());
             }
+            session.fail(carrier, &broken).await;
         }
     }
 }
 
-/// Opens a stream to the peer and asks for the port. A connection that dies meanwhile is replaced by the next.
-async fn open(node: &Handle, spec: &ProxySpec, remote: &Remote) -> Result<(Connection, Stream), String> {
-    let attempt = async {
+/// One stream of an egress.
+struct Egress<'a> {
+    node: &'a Handle,
+    spec: &'a ProxySpec,
+    remote: &'a Remote,
+    stream: [u8; 16],
+}
+
+impl Egress<'_> {
+    /// Carries the stream to its end, on one carrier after another if it is lasting.
+    async fn carry(&self, session: &Session, carrier: &mut Carrier, entry: &Entry) -> Result<(), Broken> {
         loop {
-            let path = node.connection_in(vec![remote.network.clone()], remote.node, PATIENCE).await;
-            let connection = path.ok_or_else(|| format!("{} is not connected", remote.node))?;
-            let mut stream = match node.streams.open_on(connection.id, StreamProtocol::new(TUNNEL_PROTOCOL)).await {
-                Ok(stream) => stream,
-                Err(e) => {
-                    log::debug!("proxy {}: {e}, trying again", spec.id);
-                    Timer::after(PAUSE).await;
-                    continue;
-                }
+            let doubted = async {
+                entry.doubted().await;
+                Err(io::Error::other("the connection beside it is gone").into())
             };
-            let open = Open {
-                stream: random::bytes(),
-                network: remote.network.clone(),
-                origin_port: spec.port,
-                target_port: remote.port,
+            let broken = match or(doubted, session.pump(carrier)).await {
+                Err(Broken::Carrier(error)) if !session.grace().is_zero() => Broken::Carrier(error),
+                outcome => return outcome,
             };
-            if carrier::write_cbor(&mut stream, Kind::Open, &open).await.is_ok() {
-                return Ok((connection, stream));
-            }
+            log::debug!("proxy {}: {broken}, the stream waits for another carrier", self.spec.id);
+            // Other channels to this peer went over the same path.
+            self.node.pool.clear(&self.remote.node);
+            *carrier = within(session.grace(), self.resume(session)).await.unwrap_or(Err(broken))?;
         }
-    };
-    let late = || Err(format!("no path to {} within {} s", remote.node, PATIENCE.as_secs()));
-    crate::time::within(PATIENCE, attempt).await.unwrap_or_else(late)
+    }
+
+    /// Finds a carrier and the other end of the stream on it.
+    async fn resume(&self, session: &Session) -> Result<Carrier, Broken> {
+        loop {
+            if let Ok((_, mut carrier)) = path(self.node, self.spec.id, self.remote).await {
+                match within(RESUME_TIMEOUT, self.ask(session, &mut carrier)).await {
+                    Some(Ok(())) => return Ok(carrier),
+                    Some(Err(refused @ (Broken::Refused(_) | Broken::Violation(_)))) => return Err(refused),
+                    Some(Err(broken)) => log::debug!("proxy {}: {broken}, trying again", self.spec.id),
+                    None => log::debug!("proxy {}: no answer to RESUME, trying again", self.spec.id),
+                }
+            }
+            Timer::after(PAUSE).await;
+        }
+    }
+
+    async fn ask(&self, session: &Session, carrier: &mut Carrier) -> Result<(), Broken> {
+        let resume = Resume { stream: self.stream, delivered: session.delivered() };
+        carrier.writer.send(&tunnel::encode_cbor(Kind::Resume, &resume)).await?;
+        let header = carrier.reader.header().await?;
+        match header.kind {
+            Kind::Resumed => Ok(session.resume(carrier.reader.count().await?)?),
+            Kind::Refuse => Err(Broken::Refused(carrier.reader.cbor(header).await?)),
+            other => Err(Broken::Unexpected(other)),
+        }
+    }
+
+    /// The carrier is free: a channel for the next stream, a libp2p stream for nothing more.
+    async fn done(&self, carrier: Carrier) {
+        if !carrier.is_bulk() {
+            return carrier.retire().await;
+        }
+        if let Some(channel) = carrier.into_channel() {
+            self.node.pool.give(self.remote.node, channel);
+        }
+    }
+}
+
+/// The best path to the peer and a carrier on it. A connection that dies meanwhile is replaced by the next.
+async fn path(node: &Handle, proxy: ProxyId, remote: &Remote) -> Result<(Connection, Carrier), String> {
+    loop {
+        let networks = vec![remote.network.clone()];
+        let connection = node.connection_in(networks, remote.node, PATIENCE).await;
+        let connection = connection.ok_or_else(|| format!("{} is not connected", remote.node))?;
+        if let Some(channel) = node.pool.take(node, &connection).await {
+            return Ok((connection, channel.into()));
+        }
+        match node.streams.open_on(connection.id, StreamProtocol::new(TUNNEL_PROTOCOL)).await {
+            Ok(stream) => return Ok((connection, stream.into())),
+            Err(e) => log::debug!("proxy {}: {e}, trying again", proxy),
+        }
+        Timer::after(PAUSE).await;
+    }
+}
+
+fn late(remote: &Remote) -> String {
+    format!("no path to {} within {} s", remote.node, PATIENCE.as_secs())
 }

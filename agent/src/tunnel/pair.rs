@@ -20,9 +20,10 @@ use futures::io::{AsyncRead, AsyncWrite};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smol::channel::{self, Receiver, Sender};
 
-use super::copy;
+use super::abort;
 
-/// The end that is handed over: a socket like any other, and a word when the other end aborts.
+/// The end that is handed over: a socket like any other, and a word when the other end aborts. A connection of the
+/// network is one, too, whose other end needs no words.
 pub struct Outer {
     /// The socket. (It is a Unix socket; reading, writing and shutting down are the same.)
     pub socket: Async<TcpStream>,
@@ -36,12 +37,13 @@ pub struct Cut {
     regular: Option<Sender<()>>,
 }
 
-impl Cut {
-    /// Where there is no inner end.
-    pub fn never() -> Self {
-        Self { aborted: channel::bounded(1).1, regular: None }
+impl From<Async<TcpStream>> for Outer {
+    fn from(socket: Async<TcpStream>) -> Self {
+        Self { socket, cut: Cut { aborted: channel::bounded(1).1, regular: None } }
     }
+}
 
+impl Cut {
     /// Both directions came to their ends. Dropped without this, the connection was cut.
     pub fn regular(self) {
         // Room for one word; whoever does not wait for it does not need it.
@@ -94,7 +96,7 @@ impl Inner {
             Some(words) => {
                 let _ = words.abort.try_send(());
             }
-            None => copy::abort(&self.socket),
+            None => abort(&self.socket),
         }
     }
 

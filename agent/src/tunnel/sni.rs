@@ -11,10 +11,11 @@ use std::{
 };
 
 use async_io::{Async, Timer};
-use futures::{AsyncReadExt, AsyncWriteExt};
+use futures::AsyncWriteExt;
 use hive_protocol::ProxySpec;
 use rustls::server::Acceptor;
 
+use super::alert::{self, Alert};
 use crate::time::within;
 
 /// For the whole ClientHello.
@@ -22,13 +23,10 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Longest ClientHello; those with post-quantum keys have 2 KiB.
 const LONGEST: usize = 16 * 1024;
 /// Between looks at a ClientHello of which only a part is there: its bytes stay in the socket, so that is always ready.
+/// Doubled while nothing comes, so that many slow clients cost little.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// For a refused client to take the alert.
-const FAREWELL: Duration = Duration::from_secs(2);
-
-/// Fatal alerts (RFC 8446, section 6; the record's version as RFC 8446 section 5.1 has it).
-const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
-const DECODE_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 50];
+/// The longest of these pauses.
+const LOOK_SELDOM: Duration = Duration::from_millis(320);
 
 /// Why a connection goes to no proxy.
 #[derive(Debug, thiserror::Error)]
@@ -56,11 +54,11 @@ pub async fn route(client: &Async<TcpStream>, group: &[Arc<ProxySpec>]) -> Resul
     let chosen = asked.and_then(|host| choose(group, host.as_deref()).ok_or(SniError::Unknown(host)));
     if let Err(error) = &chosen {
         let alert = match error {
-            SniError::Unknown(_) => UNRECOGNIZED_NAME,
-            _ => DECODE_ERROR,
+            SniError::Unknown(_) => alert::UNRECOGNIZED_NAME,
+            _ => alert::DECODE_ERROR,
         };
         // A client that is gone needs no alert.
-        let _ = within(FAREWELL, refuse(client, &alert)).await;
+        let _ = refuse(client, alert).await;
     }
     chosen
 }
@@ -76,7 +74,7 @@ fn choose(group: &[Arc<ProxySpec>], host: Option<&str>) -> Option<Arc<ProxySpec>
 /// Looks at the ClientHello until it is whole, and says which host it asks for.
 async fn look(client: &Async<TcpStream>) -> Result<Option<String>, SniError> {
     let mut seen = vec![0; 2048];
-    let mut before = 0;
+    let (mut before, mut pause) = (0, LOOK_AGAIN);
     loop {
         let len = client.peek(&mut seen).await?;
         match parse(&seen[..len])? {
@@ -84,8 +82,9 @@ async fn look(client: &Async<TcpStream>) -> Result<Option<String>, SniError> {
             None if len == LONGEST => return Err(SniError::TooLong),
             None if len == seen.len() => seen.resize(LONGEST, 0),
             None if len == before && ended(client)? => return Err(SniError::Gone(io::ErrorKind::UnexpectedEof.into())),
-            None => drop(Timer::after(LOOK_AGAIN).await),
+            None => drop(Timer::after(pause).await),
         }
+        pause = if len > before { LOOK_AGAIN } else { (pause * 2).min(LOOK_SELDOM) };
         before = len;
     }
 }
@@ -115,18 +114,11 @@ fn parse(seen: &[u8]) -> Result<Option<Option<String>>, SniError> {
     Ok(None)
 }
 
-/// Sends an alert, and takes what the client sent and still sends: an unread byte would turn the end into a reset, which
-/// may overtake the alert.
-async fn refuse(client: &Async<TcpStream>, alert: &[u8]) -> io::Result<()> {
-    let mut io = client;
-    io.write_all(alert).await?;
+/// Sends an alert, which has room in a socket that nothing was written to, and ends the connection.
+async fn refuse(mut client: &Async<TcpStream>, alert: Alert) -> io::Result<()> {
+    client.write_all(&alert).await?;
     client.get_ref().shutdown(Shutdown::Write)?;
-    let mut sink = [0; 2048];
-    for _ in 0..2 * LONGEST / sink.len() {
-        if io.read(&mut sink).await? == 0 {
-            break;
-        }
-    }
+    alert::part(client).await;
     Ok(())
 }
 

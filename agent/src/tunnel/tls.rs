@@ -10,7 +10,9 @@ mod postgres;
 
 use std::{
     collections::BTreeMap,
+    future::poll_fn,
     io,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -22,6 +24,7 @@ use futures::{
 };
 use futures_rustls::{LazyConfigAcceptor, server::TlsStream};
 use hive_protocol::{KeyPrefix, ProxyId};
+use hive_transport::buffers::Buffer;
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -31,7 +34,7 @@ use rustls::{
 use smol::future::try_zip;
 
 use super::{
-    buffers::Buffer,
+    alert, memory,
     pair::{self, Inner},
 };
 pub use alpn::ACME;
@@ -52,6 +55,9 @@ pub enum TlsError {
     /// The client did not finish its handshake.
     #[error("no TLS handshake within {} s", HANDSHAKE.as_secs())]
     Slow,
+    /// There is nothing to serve TLS with.
+    #[error("there is no certificate {0}")]
+    NoCertificate(KeyPrefix),
     /// What is behind cannot be reached.
     #[error("{0}")]
     Behind(String),
@@ -93,7 +99,7 @@ impl Termination {
             Ok(Some(stream)) => stream,
             Ok(None) => return Ok(()),
             Err(error) => {
-                client.abort();
+                refuse(&client, &error).await;
                 return Err(error);
             }
         };
@@ -126,7 +132,7 @@ impl Termination {
             return Ok(None);
         }
         let http2 = alpn::asks_for_http2(&asked) && self.behind.speaks_http2(proxy, connect).await;
-        let mut config = self.config(prefix).map_err(TlsError::Handshake)?;
+        let mut config = self.config(prefix)?;
         config.alpn_protocols = alpn::offer(asked, http2);
         start.into_stream(Arc::new(config)).await.map(Some).map_err(TlsError::Handshake)
     }
@@ -138,18 +144,18 @@ impl Termination {
 
     /// The settings of the certificate of this moment. They are kept, so that clients can resume their sessions, until
     /// there is another certificate.
-    fn config(&self, prefix: &KeyPrefix) -> io::Result<ServerConfig> {
+    fn config(&self, prefix: &KeyPrefix) -> Result<ServerConfig, TlsError> {
         let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(certificate) = self.keys.certificate(prefix) else {
             configs.remove(prefix);
-            return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no certificate {prefix}")));
+            return Err(TlsError::NoCertificate(prefix.clone()));
         };
         if let Some((of, config)) = configs.get(prefix)
             && Arc::ptr_eq(of, &certificate)
         {
             return Ok(config.as_ref().clone());
         }
-        let config = server_config(certificate.clone()).map_err(io::Error::other)?;
+        let config = server_config(certificate.clone()).map_err(|e| TlsError::Handshake(io::Error::other(e)))?;
         configs.insert(prefix.clone(), (certificate, Arc::new(config.clone())));
         Ok(config)
     }
@@ -164,6 +170,20 @@ pub fn server_config(certificate: Arc<CertifiedKey>) -> Result<ServerConfig, rus
     Ok(config)
 }
 
+/// Lets a client go with which there is no session. One that only could not agree has its alert from TLS already.
+async fn refuse(client: &Inner, error: &TlsError) {
+    let mut io = client;
+    let told = match error {
+        TlsError::NoCertificate(_) => io.write_all(&alert::INTERNAL_ERROR).await,
+        TlsError::Handshake(_) => Ok(()),
+        TlsError::Slow | TlsError::Behind(_) | TlsError::Broken(_) => Err(io::ErrorKind::ConnectionAborted.into()),
+    };
+    match told.and_then(|()| client.end()) {
+        Ok(()) => alert::part(io).await,
+        Err(_) => client.abort(),
+    }
+}
+
 /// Carries both directions to their ends.
 async fn carry(stream: TlsStream<BufReader<&Inner>>, plain: &Inner) -> io::Result<()> {
     let (reader, writer) = stream.split();
@@ -174,8 +194,7 @@ async fn carry(stream: TlsStream<BufReader<&Inner>>, plain: &Inner) -> io::Resul
 async fn decrypt(mut from: impl AsyncRead + Unpin, plain: &Inner) -> io::Result<()> {
     let mut to = plain;
     loop {
-        let mut buffer = Buffer::take();
-        let len = from.read(&mut buffer).await?;
+        let (buffer, len) = read(&mut from).await?;
         if len == 0 {
             return plain.end();
         }
@@ -187,8 +206,7 @@ async fn decrypt(mut from: impl AsyncRead + Unpin, plain: &Inner) -> io::Result<
 async fn encrypt(plain: &Inner, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     let mut from = plain;
     loop {
-        let mut buffer = Buffer::take();
-        let len = from.read(&mut buffer).await?;
+        let (buffer, len) = read(&mut from).await?;
         if len == 0 && !plain.is_regular_end().await {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
@@ -198,6 +216,15 @@ async fn encrypt(plain: &Inner, mut to: impl AsyncWrite + Unpin) -> io::Result<(
         to.write_all(&buffer[..len]).await?;
         to.flush().await?;
     }
+}
+
+/// Reads into a buffer that is held only while there is something in it: connections in silence keep none.
+async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<(Buffer, usize)> {
+    poll_fn(|cx| {
+        let mut buffer = memory::frame_buffer();
+        Pin::new(&mut *from).poll_read(cx, &mut buffer).map_ok(|len| (buffer, len))
+    })
+    .await
 }
 
 /// A pair for a session: the end that the tunnel carries, and the session's own.

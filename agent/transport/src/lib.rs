@@ -12,6 +12,7 @@
 //! | [`limits`] | how many connections, from whom |
 //! | [`relay`] | carrying members' connections for members |
 //! | [`tls`] | the libp2p TLS 1.3 handshake on rustls and ring |
+//! | [`bulk`] | TLS connections beside libp2p's, for the bytes of tunnels |
 //! | [`tcp`], [`quic`], [`dns`] | sockets and names |
 //! | [`files`] | a file that arrives: resumed, checked, put in its place |
 //! | [`window`] | credit for several byte streams on one |
@@ -20,6 +21,8 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+pub mod buffers;
+pub mod bulk;
 pub mod dns;
 pub mod files;
 mod interfaces;

@@ -172,7 +172,7 @@ fn within(count: usize, limit: usize, exceeded: Exceeded) -> Result<(), Exceeded
 
 /// Where connections come from, as coarse as one customer's addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Prefix {
+pub(crate) enum Prefix {
     V4(Ipv4Addr),
     /// The first 56 bits.
     V6([u8; 7]),
@@ -185,13 +185,19 @@ impl Prefix {
         let mut parts = remote.iter();
         let ip = match parts.next() {
             Some(Protocol::Ip4(ip)) => IpAddr::V4(ip),
-            Some(Protocol::Ip6(ip)) => IpAddr::V6(ip).to_canonical(),
+            Some(Protocol::Ip6(ip)) => IpAddr::V6(ip),
             _ => return Self::Elsewhere,
         };
         if parts.any(|part| part == Protocol::P2pCircuit) {
             return Self::Elsewhere;
         }
-        match ip {
+        Self::from(ip)
+    }
+}
+
+impl From<IpAddr> for Prefix {
+    fn from(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
             IpAddr::V4(ip) => Self::V4(ip),
             IpAddr::V6(ip) => {
                 let [a, b, c, d, e, f, g, ..] = ip.octets();

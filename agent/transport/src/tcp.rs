@@ -17,7 +17,8 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures::future::{self, BoxFuture, FutureExt};
+use async_channel::Sender;
+use futures::future::{BoxFuture, FutureExt};
 use libp2p::{
     Multiaddr,
     core::transport::{DialOpts, ListenerId, PortUse, TransportError, TransportEvent},
@@ -26,19 +27,34 @@ use libp2p::{
 use listener::Listener;
 pub use socket::TcpStream;
 
+use crate::bulk;
+
+/// Connects to `remote` from a port of the kernel's choice.
+pub(crate) async fn connect(remote: SocketAddr) -> io::Result<TcpStream> {
+    socket::connect(None, remote).await
+}
+
 /// A libp2p transport for `/ip4/…/tcp/…` and `/ip6/…/tcp/…`, with or without `/p2p/…` at the end.
 #[derive(Default)]
 pub struct Transport {
     listeners: VecDeque<Listener>,
     closed: VecDeque<ListenerId>,
+    bulk: Option<Sender<TcpStream>>,
 }
 
-type Event = TransportEvent<future::Ready<io::Result<TcpStream>>, io::Error>;
+type Upgrade = BoxFuture<'static, io::Result<TcpStream>>;
+type Event = TransportEvent<Upgrade, io::Error>;
 
 impl Transport {
     /// A transport that neither listens nor dials yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, handing accepted sockets that begin with TLS to the bulk plane. Until its first byte a socket counts
+    /// among libp2p's pending connections, with their limits and their time limit.
+    pub fn with_bulk(bulk: Option<Sender<TcpStream>>) -> Self {
+        Self { bulk, ..Self::default() }
     }
 
     /// The listening address a dial to `remote` can leave from: of the same family, and reachable from there.
@@ -54,12 +70,12 @@ impl Transport {
 impl libp2p::Transport for Transport {
     type Output = TcpStream;
     type Error = io::Error;
-    type ListenerUpgrade = future::Ready<io::Result<TcpStream>>;
+    type ListenerUpgrade = Upgrade;
     type Dial = BoxFuture<'static, io::Result<TcpStream>>;
 
     fn listen_on(&mut self, id: ListenerId, addr: Multiaddr) -> Result<(), TransportError<io::Error>> {
         let local = address::to_socket_addr(&addr).ok_or(TransportError::MultiaddrNotSupported(addr))?;
-        let listener = Listener::bind(id, local).map_err(TransportError::Other)?;
+        let listener = Listener::bind(id, local, self.bulk.clone()).map_err(TransportError::Other)?;
         self.listeners.push_back(listener);
         Ok(())
     }
@@ -99,4 +115,18 @@ impl libp2p::Transport for Transport {
         }
         Poll::Pending
     }
+}
+
+/// Keeps a socket for libp2p, or hands it to the bulk plane and says so.
+async fn sort(stream: io::Result<TcpStream>, bulk: Option<Sender<TcpStream>>) -> io::Result<TcpStream> {
+    let stream = stream?;
+    let Some(bulk) = bulk else { return Ok(stream) };
+    if stream.first_byte().await? != Some(bulk::FIRST_BYTE) {
+        return Ok(stream);
+    }
+    let why = match bulk.try_send(stream) {
+        Ok(()) => "handed to the bulk plane",
+        Err(_) => "the bulk plane has no room",
+    };
+    Err(io::Error::new(io::ErrorKind::ConnectionRefused, why))
 }

@@ -64,11 +64,16 @@ impl From<Invalid> for Error {
 impl Error {
     /// Digs our own verifier's reason out of what rustls made of it.
     fn handshake(error: io::Error) -> Self {
-        use rustls::{CertificateError::Other, Error::InvalidCertificate};
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
-        match cause {
-            Some(InvalidCertificate(Other(reason))) => Self::Peer(reason.0.clone()),
-            _ => Self::Handshake(error),
+        cause.and_then(Self::refused).unwrap_or(Self::Handshake(error))
+    }
+
+    /// The verifier's reason, if it was the verifier that ended the handshake.
+    pub(crate) fn refused(error: &rustls::Error) -> Option<Self> {
+        use rustls::{CertificateError::Other, Error::InvalidCertificate};
+        match error {
+            InvalidCertificate(Other(reason)) => Some(Self::Peer(reason.0.clone())),
+            _ => None,
         }
     }
 }
@@ -76,10 +81,22 @@ impl Error {
 /// Both roles of the handshake for one identity. Cheap to clone.
 #[derive(Clone)]
 pub struct Config {
+    purpose: Purpose,
     certificate: Arc<SingleCertAndKey>,
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 }
+
+/// What a configuration's connections are for.
+#[derive(Clone, Copy)]
+struct Purpose {
+    alpn: &'static [u8],
+    /// Whether the keys may be taken over by another record layer than rustls' own.
+    own_records: bool,
+}
+
+const LIBP2P: Purpose = Purpose { alpn: ALPN, own_records: false };
+const BULK: Purpose = Purpose { alpn: crate::bulk::PROTOCOL, own_records: true };
 
 impl Config {
     /// A configuration that accepts any peer and reports who it is.
@@ -87,7 +104,7 @@ impl Config {
     /// # Errors
     /// If the system gives no randomness.
     pub fn new(identity: &Keypair) -> Result<Self, Error> {
-        Self::with_certificate(Arc::new(certificate::generate(identity)?.into()), None)
+        Self::with_certificate(Arc::new(certificate::generate(identity)?.into()), None, LIBP2P)
     }
 
     /// The same identity, refusing every peer but `peer` in both roles.
@@ -95,16 +112,29 @@ impl Config {
     /// # Errors
     /// If rustls refuses the configuration.
     pub fn expecting(&self, peer: PeerId) -> Result<Self, Error> {
-        Self::with_certificate(self.certificate.clone(), Some(peer))
+        Self::with_certificate(self.certificate.clone(), Some(peer), self.purpose)
     }
 
-    fn with_certificate(certificate: Arc<SingleCertAndKey>, expected: Option<PeerId>) -> Result<Self, Error> {
+    /// The same identity for the [bulk plane](crate::bulk), accepting any peer.
+    ///
+    /// # Errors
+    /// If rustls refuses the configuration.
+    pub fn for_bulk(&self) -> Result<Self, Error> {
+        Self::with_certificate(self.certificate.clone(), None, BULK)
+    }
+
+    fn with_certificate(
+        certificate: Arc<SingleCertAndKey>,
+        expected: Option<PeerId>,
+        purpose: Purpose,
+    ) -> Result<Self, Error> {
         let provider = Arc::new(provider());
         let verifier = Arc::new(Verifier::new(expected, provider.signature_verification_algorithms));
         Ok(Self {
-            client: Arc::new(client(provider.clone(), verifier.clone(), certificate.clone())?),
-            server: Arc::new(server(provider, verifier, certificate.clone())?),
+            client: Arc::new(client(provider.clone(), verifier.clone(), certificate.clone(), purpose)?),
+            server: Arc::new(server(provider, verifier, certificate.clone(), purpose)?),
             certificate,
+            purpose,
         })
     }
 
@@ -134,7 +164,12 @@ pub fn cpu_has_aes() -> bool {
 /// # Errors
 /// If it did not agree on libp2p, or (never after [`Config`]'s own verification) shows no valid certificate.
 pub fn authenticated(session: &CommonState) -> Result<PeerId, Error> {
-    if session.alpn_protocol() != Some(ALPN) {
+    authenticated_for(session, ALPN)
+}
+
+/// The same for another application protocol.
+pub(crate) fn authenticated_for(session: &CommonState, alpn: &[u8]) -> Result<PeerId, Error> {
+    if session.alpn_protocol() != Some(alpn) {
         return Err(Error::NotLibp2p);
     }
     let certificates = session.peer_certificates().unwrap_or_default();
@@ -155,6 +190,7 @@ fn client(
     provider: Arc<CryptoProvider>,
     verifier: Arc<Verifier>,
     certificate: Arc<SingleCertAndKey>,
+    purpose: Purpose,
 ) -> Result<ClientConfig, Error> {
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
@@ -162,7 +198,8 @@ fn client(
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(certificate);
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![purpose.alpn.to_vec()];
+    config.enable_secret_extraction = purpose.own_records;
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
     Ok(config)
@@ -172,13 +209,15 @@ fn server(
     provider: Arc<CryptoProvider>,
     verifier: Arc<Verifier>,
     certificate: Arc<SingleCertAndKey>,
+    purpose: Purpose,
 ) -> Result<ServerConfig, Error> {
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
         .map_err(Error::Configuration)?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(certificate);
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![purpose.alpn.to_vec()];
+    config.enable_secret_extraction = purpose.own_records;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     // With AES at both ends the client's order already says AES; if either end lacks it, ChaCha20 wins.

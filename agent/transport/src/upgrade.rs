@@ -5,6 +5,7 @@
 
 use std::{pin::Pin, sync::Once, time::Duration};
 
+use async_channel::Sender;
 use futures::{
     AsyncRead, AsyncWrite,
     future::{self, BoxFuture, Either},
@@ -59,6 +60,8 @@ pub struct Options {
     pub max_streams: usize,
     /// Runs the task of each connection: by default on one thread, shared by all swarms of the process.
     pub executor: Executor,
+    /// Where accepted sockets of the [bulk plane](crate::bulk) go; without it there is none.
+    pub bulk: Option<Sender<tcp::TcpStream>>,
 }
 
 /// Starts a task in the background.
@@ -72,6 +75,7 @@ impl Default for Options {
             dial_timeout: Duration::from_secs(15),
             max_streams: MAX_STREAMS,
             executor: run_apart,
+            bulk: None,
         }
     }
 }
@@ -137,7 +141,7 @@ impl Upgrades {
 pub fn transport(identity: &Keypair, options: &Options) -> Result<Boxed<(PeerId, StreamMuxerBox)>, Error> {
     let quic = dns::Transport::with(quic::Transport::new(identity, options)?, quic::is_quic);
     let quic = quic.map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
-    let tcp = dns::Transport::with(tcp::Transport::new(), |addr| !quic::is_quic(addr));
+    let tcp = dns::Transport::with(tcp::Transport::with_bulk(options.bulk.clone()), |addr| !quic::is_quic(addr));
     let tcp = Upgrades::new(identity, options)?.apply(tcp);
     Ok(quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed())
 }

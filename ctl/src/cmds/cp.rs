@@ -1,7 +1,6 @@
 //! `cp`: one file to a node or from it, shown on its way, resumed where it broke off, checked at its end.
 
 use std::{
-    fs::File,
     io,
     path::Path,
     pin::{Pin, pin},
@@ -148,14 +147,15 @@ async fn put(app: &App, mut client: Client, source: &Path, path: &str) -> Result
     Ok(copied(&info, offset))
 }
 
-/// A file whose reading is shown.
-struct Watched {
-    file: Unblock<File>,
-    progress: Progress,
-    done: u64,
+/// A file, or what else is sent, whose reading is shown.
+pub(super) struct Watched<R> {
+    pub file: R,
+    pub progress: Progress,
+    /// Bytes until now.
+    pub done: u64,
 }
 
-impl AsyncRead for Watched {
+impl<R: AsyncRead + Unpin> AsyncRead for Watched<R> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let read = Pin::new(&mut this.file).poll_read(cx, buffer);

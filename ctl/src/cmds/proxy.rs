@@ -60,6 +60,9 @@ node_verb! {
         /// ingress: host to connect to, as its node sees it (default: 127.0.0.1)
         #[argh(option)]
         pub host: Option<String>,
+        /// egress: seconds for which connections outlive the path under them, 0 for not at all (default: 60)
+        #[argh(option, arg_name = "seconds")]
+        pub resume: Option<u32>,
         /// stay here and remove it when this command ends
         #[argh(switch)]
         pub temporary: bool,
@@ -226,6 +229,7 @@ fn request(args: &Proxy) -> Result<ProxyRequest> {
         bind: args.bind.map(BindAddr),
         host: args.host.clone(),
         temporary: args.temporary,
+        resume: args.resume,
         key_prefix: key_prefix(args)?,
         sni: sni(args, direction)?,
         ssh: None,
@@ -240,8 +244,13 @@ fn peer(args: &Proxy, direction: Direction) -> Result<Endpoint> {
             (&args.target, "--target", misplaced, "an egress has --target and --bind, not --origin or --host")
         }
         Direction::Ingress => {
-            let misplaced = args.target.is_some() || args.bind.is_some();
-            (&args.origin, "--origin", misplaced, "an ingress has --origin and --host, not --target or --bind")
+            let misplaced = args.target.is_some() || args.bind.is_some() || args.resume.is_some();
+            (
+                &args.origin,
+                "--origin",
+                misplaced,
+                "an ingress has --origin and --host, not --target, --bind or --resume",
+            )
         }
     };
     if misplaced {

@@ -129,6 +129,7 @@ fn tunnel(args: &Shell, direction: Direction, (peer, peer_port): (NodeId, u16), 
         host: None,
         temporary: true,
         key_prefix: None,
+        resume: None,
         sni: None,
         ssh: None,
     }

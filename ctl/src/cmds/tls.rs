@@ -90,7 +90,7 @@ fn sentence(node: &str, stored: &[KeyInfo]) -> String {
     let first = stored.first();
     let end = first.and_then(|key| key.not_after).map(|end| format!(", ends {}", until(end, now)));
     let renewal = first.and_then(|key| key.renews_at).map(|at| format!(", is renewed {}", until(at, now)));
-    format!("{node} has now {}{}{}", names.join(", "), end.unwrap_or_default(), renewal.unwrap_or_default())
+    format!("{node} now has {}{}{}", names.join(", "), end.unwrap_or_default(), renewal.unwrap_or_default())
 }
 
 fn request(args: &Tls) -> Result<TlsRequest> {

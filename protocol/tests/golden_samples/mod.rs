@@ -8,12 +8,12 @@ use hive_protocol::{
     keys::{Challenge, ExternalAccount, TlsRequest},
     message::{
         BindAddr, ClientMessage, Failure, FailureCode, FileInfo, ProxyRequest, Request, Response, RunRequest,
-        ServerMessage, TerminalInfo,
+        ServerMessage, TerminalInfo, UpdateRecord, UpdateRequest, UpdateStage, UpdateStatus,
     },
     password::Cost,
     peer::{Entry, JoinMessage, JoinRefusal, PunchMessage, Range, RangeContent, SyncMessage},
     process::{Exit, Frame, Stream},
-    tunnel::{Open, Refusal, RefuseReason},
+    tunnel::{Open, Refusal, RefuseReason, Resume},
 };
 use libp2p_identity::ed25519;
 use multiaddr::Multiaddr;
@@ -33,6 +33,8 @@ pub const OTHER_FILES: &[&str] = &[
     "ClientMessage.Hello.least",
     "Response.Error.least",
     "Response.Nodes.relayed",
+    "Request.Update.least",
+    "Response.UpdateStatus.least",
     "session_challenge",
     "frame",
     "process.data",
@@ -48,6 +50,12 @@ pub const OTHER_FILES: &[&str] = &[
     "tunnel.data",
     "tunnel.eof",
     "tunnel.reset",
+    "tunnel.open.grace",
+    "tunnel.accept.grace",
+    "tunnel.ack",
+    "tunnel.window",
+    "tunnel.resume",
+    "tunnel.resumed",
 ];
 
 pub fn network() -> NetworkName {
@@ -93,7 +101,15 @@ pub fn record() -> PeerRecord {
 }
 
 pub fn open() -> Open {
-    Open { stream: [0xa5; 16], network: network(), origin_port: 18_080, target_port: 8080 }
+    Open { stream: [0xa5; 16], network: network(), origin_port: 18_080, target_port: 8080, grace: None }
+}
+
+pub fn lasting_open() -> Open {
+    Open { grace: Some(60), ..open() }
+}
+
+pub fn resume() -> Resume {
+    Resume { stream: [0xa5; 16], delivered: 70_000 }
 }
 
 pub fn refusal() -> Refusal {
@@ -164,7 +180,45 @@ pub fn requests() -> Vec<Request> {
         Request::FilePut { path: "/srv/model".into(), name: "model".into(), file: file() },
         Request::FileStat { path: "notes".into() },
         Request::FileGet { path: "notes".into(), offset: 70_000 },
+        Request::Update(update()),
+        Request::UpdateStatus,
     ]
+}
+
+fn update() -> UpdateRequest {
+    UpdateRequest {
+        file: file(),
+        version: "0.2.0".into(),
+        target: "aarch64-unknown-linux-musl".into(),
+        downgrade: true,
+        signature: Some([0xe1; 64]),
+        patience_s: 120,
+    }
+}
+
+/// Without a signature.
+pub fn least_update() -> Request {
+    Request::Update(UpdateRequest { signature: None, downgrade: false, ..update() })
+}
+
+fn update_status() -> UpdateStatus {
+    UpdateStatus {
+        version: "0.1.0".into(),
+        target: "aarch64-unknown-linux-musl".into(),
+        hash: Some([0xe2; 32]),
+        last: Some(UpdateRecord {
+            number: 3,
+            stage: UpdateStage::RolledBack,
+            from: "0.1.0".into(),
+            to: "0.2.0".into(),
+            why: Some("it ended with status 1".into()),
+        }),
+    }
+}
+
+/// Of a node that was never updated.
+pub fn least_update_status() -> Response {
+    Response::UpdateStatus(UpdateStatus { hash: None, last: None, ..update_status() })
 }
 
 fn proxy_request() -> ProxyRequest {
@@ -178,6 +232,7 @@ fn proxy_request() -> ProxyRequest {
         bind: Some(BindAddr("192.0.2.1".parse().unwrap())),
         host: Some("localhost".into()),
         temporary: true,
+        resume: None,
         key_prefix: None,
         sni: None,
         ssh: None,
@@ -256,6 +311,7 @@ pub fn responses() -> Vec<Response> {
         Response::Started,
         Response::FileReady { offset: 70_000 },
         Response::File(file()),
+        Response::UpdateStatus(update_status()),
     ]
 }
 

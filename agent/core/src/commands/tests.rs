@@ -19,7 +19,7 @@ fn bench() -> Bench {
 }
 
 fn open(origin_port: u16, target_port: u16) -> Open {
-    Open { stream: [1; 16], network: lab(), origin_port, target_port }
+    Open { stream: [1; 16], network: lab(), origin_port, target_port, grace: None }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 use std::net::TcpListener;
 
+use futures::AsyncReadExt;
 use hive_protocol::{DEFAULT_BIND, DEFAULT_HOST, Direction, NodeId, ProxyKind, Remote};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, crypto::ring};
 
@@ -17,6 +18,7 @@ fn spec(id: u64, sni: &str) -> Arc<ProxySpec> {
         remote: Some(remote),
         enabled: true,
         temporary: false,
+        resume: None,
         key_prefix: None,
         sni: Some(sni.parse().unwrap()),
         ssh: None,
@@ -72,7 +74,7 @@ fn an_unknown_name_or_none_gets_an_alert() {
     for host in ["elsewhere.test", "a.b.example", "192.0.2.1"] {
         let (outcome, told) = routed(vec![hello(host)]);
         assert!(matches!(outcome, Err(SniError::Unknown(_))), "{host}: {outcome:?}");
-        assert_eq!(told, UNRECOGNIZED_NAME);
+        assert_eq!(told, alert::UNRECOGNIZED_NAME);
     }
 }
 

@@ -9,7 +9,8 @@ use std::{
 use futures::{AsyncRead, AsyncWrite};
 use quinn::{RecvStream, SendStream};
 
-/// Both halves of a stream. Dropped before it is closed, it is reset, as yamux does.
+/// Both halves of a stream. Dropped before it is closed, it still delivers what was written, as with yamux: the last
+/// message of an exchange needs no goodbye.
 pub struct Stream {
     send: SendStream,
     receive: RecvStream,
@@ -44,14 +45,5 @@ impl AsyncWrite for Stream {
             this.send.finish().map_err(io::Error::other)?;
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        if !self.closed {
-            // The other end may have stopped it already: then there is nothing to reset.
-            let _ = self.send.reset(0u32.into());
-        }
     }
 }

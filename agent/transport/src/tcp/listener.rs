@@ -9,12 +9,12 @@ use std::{
     time::Duration,
 };
 
+use async_channel::Sender;
 use async_io::{Async, Timer};
-use futures::future;
 use libp2p::core::transport::{ListenerId, TransportEvent};
 use rustix::io::Errno;
 
-use super::{Event, TcpStream, address::to_multiaddr, socket};
+use super::{Event, TcpStream, address::to_multiaddr, socket, sort};
 use crate::interfaces::{Change, Interfaces};
 
 /// Pauses after a failed accept: the kernel keeps the connection queued, so trying at once would spin.
@@ -28,6 +28,7 @@ pub(super) struct Listener {
     reach: Reach,
     pause: Duration,
     resume: Option<Timer>,
+    bulk: Option<Sender<TcpStream>>,
 }
 
 /// Where the listener can be reached.
@@ -43,14 +44,14 @@ impl Listener {
     ///
     /// # Errors
     /// Says in words when the port is taken or may not be bound.
-    pub(super) fn bind(id: ListenerId, local: SocketAddr) -> io::Result<Self> {
+    pub(super) fn bind(id: ListenerId, local: SocketAddr, bulk: Option<Sender<TcpStream>>) -> io::Result<Self> {
         let socket = socket::listen(local)?;
         let local = socket.get_ref().local_addr()?;
         let reach = match local.ip() {
             ip if ip.is_unspecified() => Reach::Interfaces(Box::new(Interfaces::watch(ip))),
             _ => Reach::Fixed { reported: false },
         };
-        Ok(Self { id, socket, local, reach, pause: FIRST_PAUSE, resume: None })
+        Ok(Self { id, socket, local, reach, pause: FIRST_PAUSE, resume: None, bulk })
     }
 
     pub(super) fn id(&self) -> ListenerId {
@@ -114,7 +115,7 @@ impl Listener {
             listener_id: self.id,
             local_addr: to_multiaddr(stream.local_addr().unwrap_or(self.local)),
             send_back_addr: to_multiaddr(remote),
-            upgrade: future::ready(TcpStream::accepted(stream)),
+            upgrade: Box::pin(sort(TcpStream::accepted(stream), self.bulk.clone())),
         }
     }
 
@@ -147,20 +148,20 @@ mod tests {
     #[test]
     fn a_failed_accept_pauses_and_keeps_the_listener() {
         let local = "127.0.0.1:0".parse().unwrap();
-        let mut listener = Listener::bind(ListenerId::next(), local).unwrap();
+        let mut listener = Listener::bind(ListenerId::next(), local, None).unwrap();
         assert!(matches!(poll(&mut listener), Poll::Ready(TransportEvent::NewAddress { .. })));
         let event = listener.back_off(Errno::MFILE.into());
         assert!(matches!(event, TransportEvent::ListenerError { .. }));
         assert_eq!(listener.pause, FIRST_PAUSE * 2);
         let _client = std::net::TcpStream::connect(listener.local()).unwrap();
-        let accepted = smol::block_on(future::poll_fn(|cx| listener.poll(cx)));
+        let accepted = smol::block_on(std::future::poll_fn(|cx| listener.poll(cx)));
         assert!(matches!(accepted, TransportEvent::Incoming { .. }));
         assert_eq!(listener.pause, FIRST_PAUSE);
     }
 
     #[test]
     fn the_pause_is_bounded() {
-        let mut listener = Listener::bind(ListenerId::next(), "127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut listener = Listener::bind(ListenerId::next(), "127.0.0.1:0".parse().unwrap(), None).unwrap();
         for _ in 0..20 {
             listener.back_off(Errno::NFILE.into());
         }

@@ -29,7 +29,7 @@ pub struct TcpStream(Async<std::net::TcpStream>);
 
 impl TcpStream {
     /// Takes over a socket that was accepted.
-    pub(super) fn accepted(stream: std::net::TcpStream) -> io::Result<Self> {
+    pub(crate) fn accepted(stream: std::net::TcpStream) -> io::Result<Self> {
         let stream = Self(Async::new(stream)?);
         stream.keep_watch();
         Ok(stream)
@@ -43,6 +43,23 @@ impl TcpStream {
     /// The local end's address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.get_ref().local_addr()
+    }
+
+    /// The bare socket for the bulk plane. It may stand still for as long as a slow application wants, so what kills
+    /// connections whose peer keeps its window shut is taken off; a dead path is noticed by the kernel's keep-alive, or
+    /// by the libp2p connection beside it.
+    pub(crate) fn into_bulk(self) -> Async<std::net::TcpStream> {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Err(error) = socket2::SockRef::from(self.0.get_ref()).set_tcp_user_timeout(None) {
+            log::debug!("a socket option is not available: {error}");
+        }
+        self.0
+    }
+
+    /// Waits for the first byte and leaves it where it is; none if the remote closed without one.
+    pub(super) async fn first_byte(&self) -> io::Result<Option<u8>> {
+        let mut byte = [0];
+        Ok((self.0.peek(&mut byte).await? > 0).then_some(byte[0]))
     }
 
     /// Options that make the connection quick and its death noticed. Without one of them (an emulator may know

@@ -24,7 +24,7 @@ pub async fn run(app: &App, args: &Copy, source: &Target) -> Result<()> {
     let names: Vec<&KeyName> = stored.iter().map(|key| &key.key_name).collect();
     app.out.done(&json!({ "node": to.node, "copied": names }), || {
         let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-        format!("{} has now {} of {}", to.name, names.join(", "), from.name)
+        format!("{} now has {} of {}", to.name, names.join(", "), from.name)
     })
 }
 

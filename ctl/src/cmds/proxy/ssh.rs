@@ -49,6 +49,7 @@ pub fn server(login: SshLogin, port: u16, temporary: bool) -> ProxyRequest {
         host: None,
         temporary,
         key_prefix: None,
+        resume: None,
         sni: None,
         ssh: Some(login),
     }
@@ -58,8 +59,10 @@ fn check(args: &Proxy) -> Result<()> {
     if args.direction != Some(Direction::Egress) || args.origin.is_some() || args.host.is_some() {
         return Err(Error::usage("--kind ssh goes with --direction egress, --target USER:PASSWORD and --port PORT"));
     }
-    if args.tls.is_some() || args.key_prefix.is_some() || args.sni.is_some() {
-        return Err(Error::usage("--kind ssh goes with neither --tls nor --sni: SSH has its own encryption"));
+    if args.tls.is_some() || args.key_prefix.is_some() || args.sni.is_some() || args.resume.is_some() {
+        return Err(Error::usage(
+            "--kind ssh goes with none of --tls, --sni and --resume: the connection ends at the node",
+        ));
     }
     Ok(())
 }

@@ -26,6 +26,7 @@ fn the_flags_of_the_original_make_requests() {
         bind: Some(BindAddr("0.0.0.0".parse().unwrap())),
         host: None,
         temporary: false,
+        resume: None,
         key_prefix: None,
         sni: None,
         ssh: None,

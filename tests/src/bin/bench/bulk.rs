@@ -4,7 +4,7 @@ use crate::{Bench, Way, drain, report::Report, send};
 use hive_tests::facts::median;
 use std::{
     io::{self, Read, Write},
-    net::TcpStream,
+    net::{Shutdown, TcpStream},
     thread,
     time::Instant,
 };
@@ -56,6 +56,7 @@ pub fn copy(way: Way, direction: Direction, bytes: u64) -> io::Result<()> {
         Direction::Up => {
             let mut stream = TcpStream::connect(way.sink)?;
             send(&mut stream, bytes)?;
+            stream.shutdown(Shutdown::Write)?;
             stream.read_exact(&mut [0])
         }
         Direction::Down => {

@@ -1,5 +1,6 @@
 //! The benchmark: what a tunnel between two agents costs, as ratios to plain TCP over the same loopback in the same run,
-//! raw and tunnelled taking turns; and what an agent costs that has nothing to do. `tests/bench` builds and starts it.
+//! raw and tunnelled taking turns; TLS that ends at an agent against nginx; and what an agent costs that has nothing to do.
+//! `tests/bench` builds and starts it.
 //!
 //! Single speeds of a shared machine mean little; ratios, CPU seconds and medians over the turns are what to compare.
 
@@ -11,6 +12,7 @@ mod idle;
 mod latency;
 mod memory;
 mod report;
+mod tls;
 
 use argh::FromArgs;
 use hive_tests::{lab::Lab, node::Node, pair::Pair, tcp};
@@ -38,6 +40,7 @@ struct Arguments {
 #[argh(subcommand)]
 enum What {
     Idle(idle::Idle),
+    Tls(tls::Tls),
 }
 
 fn main() -> io::Result<()> {
@@ -45,6 +48,7 @@ fn main() -> io::Result<()> {
     let lab = Lab::new();
     let report = match &arguments.what {
         Some(What::Idle(idle)) => idle.measure(&lab),
+        Some(What::Tls(_)) => tls::measure(&lab, arguments.rounds, arguments.mib << 20)?,
         None => tunnels(&lab, &arguments)?,
     };
     print!("{report}");
@@ -113,7 +117,8 @@ const CHUNK: usize = 256 << 10;
 fn serve_source(mut stream: TcpStream) -> io::Result<()> {
     let mut wanted = [0; 8];
     stream.read_exact(&mut wanted)?;
-    send(&mut stream, u64::from_le_bytes(wanted))
+    send(&mut stream, u64::from_le_bytes(wanted))?;
+    stream.shutdown(Shutdown::Write)
 }
 
 fn serve_sink(mut stream: TcpStream) -> io::Result<()> {
@@ -121,8 +126,8 @@ fn serve_sink(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(&[0])
 }
 
-/// Sends so many zeros and the end.
-fn send(stream: &mut TcpStream, bytes: u64) -> io::Result<()> {
+/// Sends so many zeros.
+fn send(stream: &mut impl Write, bytes: u64) -> io::Result<()> {
     let chunk = vec![0; CHUNK];
     let mut left = bytes;
     while left > 0 {
@@ -130,11 +135,11 @@ fn send(stream: &mut TcpStream, bytes: u64) -> io::Result<()> {
         stream.write_all(&chunk[..length])?;
         left -= length as u64;
     }
-    stream.shutdown(Shutdown::Write)
+    Ok(())
 }
 
 /// Reads to the end and says how much it was.
-fn drain(stream: &mut TcpStream) -> io::Result<u64> {
+fn drain(stream: &mut impl Read) -> io::Result<u64> {
     let (mut chunk, mut total) = (vec![0; CHUNK], 0);
     loop {
         match stream.read(&mut chunk)? {

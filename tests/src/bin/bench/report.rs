@@ -7,6 +7,8 @@ use std::{fmt, fs, io, path::PathBuf};
 /// All figures of one run, in the order in which they were measured.
 pub struct Report {
     name: &'static str,
+    /// What hive is compared with.
+    other: &'static str,
     rows: Vec<Row>,
 }
 
@@ -21,9 +23,14 @@ struct Row {
 }
 
 impl Report {
-    /// An empty one; `name` is that of its file.
+    /// An empty one, of comparisons with raw TCP; `name` is that of its file.
     pub fn new(name: &'static str) -> Report {
-        Report { name, rows: Vec::new() }
+        Report::against(name, "raw")
+    }
+
+    /// An empty one, of comparisons with something else.
+    pub fn against(name: &'static str, other: &'static str) -> Report {
+        Report { name, other, rows: Vec::new() }
     }
 
     /// A figure on its own.
@@ -31,10 +38,10 @@ impl Report {
         self.add(Row { name: name.to_owned(), unit, raw: None, tunnel: value, compared: None, spread: None });
     }
 
-    /// Turns of raw and tunnelled, compared turn by turn: the median of the shares.
+    /// Turns of the other and of hive, compared turn by turn: the median of the shares.
     pub fn pair(&mut self, name: &str, unit: &'static str, raw: &[f64], tunnelled: &[f64]) {
         let shares: Vec<f64> = tunnelled.iter().zip(raw).map(|(tunnelled, raw)| tunnelled / raw).collect();
-        let compared = median(&shares).map(|share| format!("{share:.2} of raw"));
+        let compared = median(&shares).map(|share| format!("{share:.2} of {}", self.other));
         let spread = shares.iter().copied().reduce(f64::max).zip(shares.iter().copied().reduce(f64::min));
         let spread = spread.map(|(most, least)| most - least);
         let (raw, tunnel) = (median(raw), median(tunnelled));
@@ -65,7 +72,8 @@ impl Report {
 
     fn json(&self) -> Value {
         let rows = self.rows.iter().map(|row| {
-            let value = json!({ "unit": row.unit, "raw": row.raw, "value": row.tunnel, "spread_of_share": row.spread });
+            let value =
+                json!({ "unit": row.unit, self.other: row.raw, "value": row.tunnel, "spread_of_share": row.spread });
             (row.name.clone(), value)
         });
         Value::Object(rows.collect::<Map<_, _>>())
@@ -74,7 +82,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut table = Table::new(&[self.name, "raw", "hive", "unit", "compared"]);
+        let mut table = Table::new(&[self.name, self.other, "hive", "unit", "compared"]);
         for row in &self.rows {
             let compared = row.compared.clone().unwrap_or_default();
             table.row(&[row.name.clone(), number(row.raw), number(row.tunnel), row.unit.to_owned(), compared]);

@@ -1,0 +1,119 @@
+//! Memory that tunnelled bytes may take: one budget for the node, by the size of the board.
+//!
+//! What counts is what streams keep for their peers' acknowledgement, the only buffers that grow with the number of
+//! streams. Beyond the budget each stream still gets [`FLOOR`], so a crowd of slow readers slows others down and never
+//! stops them.
+
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use hive_protocol::tunnel::{DATA_MAX, HEADER_LEN};
+use hive_transport::buffers::{Buffer, Pool};
+
+/// Bytes that are read from an application at once: with its header, a DATA frame fills four TLS records.
+pub const READ_LEN: usize = 4 * 16 * 1024 - HEADER_LEN;
+/// Smaller runs are kept in memory of their own size.
+const SMALL: usize = 16 * 1024;
+/// What every stream may keep, whatever the others do.
+pub const FLOOR: usize = 16 * 1024;
+/// The part of the board's memory that the budget is, and its bounds.
+const PART: usize = 16;
+const LEAST: usize = 4 * 1024 * 1024;
+const MOST: usize = 256 * 1024 * 1024;
+
+static READS: Pool = Pool::new(READ_LEN, 16);
+static FRAMES: Pool = Pool::new(HEADER_LEN + DATA_MAX, 16);
+static KEPT: AtomicUsize = AtomicUsize::new(0);
+
+/// A run of bytes from an application, kept until the peer has it.
+pub struct Chunk {
+    bytes: Bytes,
+    len: usize,
+}
+
+enum Bytes {
+    Pooled(Buffer),
+    Own(Box<[u8]>),
+}
+
+impl Chunk {
+    /// The first `len` bytes of what was read.
+    pub fn new(buffer: Buffer, len: usize) -> Self {
+        let bytes = if len < SMALL { Bytes::Own(buffer[..len].into()) } else { Bytes::Pooled(buffer) };
+        let chunk = Self { bytes, len };
+        KEPT.fetch_add(chunk.cost(), Ordering::Relaxed);
+        chunk
+    }
+
+    fn cost(&self) -> usize {
+        match &self.bytes {
+            Bytes::Pooled(buffer) => buffer.len(),
+            Bytes::Own(bytes) => bytes.len(),
+        }
+    }
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Pooled(buffer) => &buffer[..self.len],
+            Bytes::Own(bytes) => bytes,
+        }
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        KEPT.fetch_sub(self.cost(), Ordering::Relaxed);
+    }
+}
+
+/// A buffer for reading from an application.
+pub fn read_buffer() -> Buffer {
+    READS.take()
+}
+
+/// A buffer for one whole DATA frame, where bytes are only passed on.
+pub fn frame_buffer() -> Buffer {
+    FRAMES.take()
+}
+
+/// Whether the node's streams keep more than the board should bear.
+pub fn is_short() -> bool {
+    KEPT.load(Ordering::Relaxed) >= budget()
+}
+
+/// Whether there is plenty, so that a stream's window may grow.
+pub fn is_plenty() -> bool {
+    KEPT.load(Ordering::Relaxed) < budget() / 2
+}
+
+fn budget() -> usize {
+    static BUDGET: OnceLock<usize> = OnceLock::new();
+    *BUDGET.get_or_init(|| {
+        let info = rustix::system::sysinfo();
+        let unit = usize::try_from(info.mem_unit).unwrap_or(1);
+        let total = usize::try_from(info.totalram).unwrap_or(usize::MAX).saturating_mul(unit);
+        (total / PART).clamp(LEAST, MOST)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_runs_take_their_own_size() {
+        let chunk = Chunk::new(read_buffer(), 100);
+        assert_eq!((chunk.cost(), chunk.as_ref().len()), (100, 100));
+        let chunk = Chunk::new(read_buffer(), SMALL);
+        assert_eq!((chunk.cost(), chunk.as_ref().len()), (READ_LEN, SMALL));
+    }
+
+    #[test]
+    fn the_budget_follows_the_board_within_bounds() {
+        assert!((LEAST..=MOST).contains(&budget()));
+    }
+}

@@ -1,0 +1,287 @@
+//! Moving bytes between a local socket and a carrier, both ways at once, with TCP's endings kept apart.
+//!
+//! The local FIN becomes EOF and the peer's EOF becomes a FIN, each direction on its own; RST and RESET likewise. What
+//! is sent, kept and acknowledged is decided by [`hive_core::stream`]; this module does its I/O. A [`Session`] lives as
+//! long as the connection, [`Session::pump`] as long as one carrier. Dropping the latter at any moment loses nothing:
+//! every byte that was read from the local socket is in the stream, and every byte written to it is counted.
+
+mod outbound;
+
+use std::{
+    future::{Future, pending, poll_fn},
+    io::{self, IoSlice, Write},
+    net::{Shutdown, TcpStream},
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use async_io::{Async, Timer};
+use hive_core::stream::{Stream, Violation};
+use hive_protocol::tunnel::{Header, Kind};
+use smol::future::{or, yield_now};
+
+use super::{
+    Counters, Entry,
+    broken::Broken,
+    carrier::{Carrier, Reader},
+    memory::{self, Chunk},
+    pair::{Cut, Outer},
+};
+
+/// How often the local socket is asked for an error while its bytes wait for the peer.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// Bytes after which a busy stream lets others go first.
+const TURN: usize = 256 * 1024;
+/// Records of one read, and as many slices of one write.
+const SLICES: usize = 10;
+
+/// One tunnelled connection at one of its ends.
+pub struct Session {
+    local: Async<TcpStream>,
+    cut: Cut,
+    state: Mutex<State>,
+    /// Seconds for which it may be without a carrier: asked for, then granted.
+    grace: AtomicU32,
+    /// The ingress has yet to answer OPEN.
+    awaited: AtomicBool,
+    counters: Arc<Counters>,
+}
+
+struct State {
+    stream: Stream<Chunk>,
+    /// A grown window that the peer has not been told.
+    window: Option<usize>,
+}
+
+impl Session {
+    /// An egress' session, which asks for this grace in seconds and awaits the ingress' word.
+    pub fn asking(local: Outer, counters: Arc<Counters>, grace: u32) -> Self {
+        Self::new(local, counters, grace, true)
+    }
+
+    /// An ingress' session with this grace in seconds.
+    pub fn granting(local: Outer, counters: Arc<Counters>, grace: u32) -> Self {
+        Self::new(local, counters, grace, false)
+    }
+
+    fn new(local: Outer, counters: Arc<Counters>, grace: u32, awaited: bool) -> Self {
+        let state = State { stream: Stream::new(), window: None };
+        let (grace, awaited) = (AtomicU32::new(grace), AtomicBool::new(awaited));
+        let Outer { socket: local, cut } = local;
+        Self { local, cut, state: Mutex::new(state), grace, awaited, counters }
+    }
+
+    /// For how long it may be without a carrier; zero means that it ends with its carrier.
+    pub fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace.load(Ordering::Relaxed).into())
+    }
+
+    fn is_lasting(&self) -> bool {
+        self.grace.load(Ordering::Relaxed) > 0
+    }
+
+    /// What the application here has got, to be told when resuming.
+    pub fn delivered(&self) -> u64 {
+        self.state().stream.incoming.count()
+    }
+
+    /// Goes on behind what the peer has got; see [`Stream::resume`].
+    pub fn resume(&self, theirs: u64) -> Result<(), Violation> {
+        self.awaited.store(false, Ordering::Relaxed);
+        self.state().stream.resume(theirs)
+    }
+
+    /// Whether both applications have closed and got everything: what is missing at most is the proof of it.
+    fn is_over(&self) -> bool {
+        let state = self.state();
+        state.stream.outgoing.is_finished() && state.stream.incoming.is_ended()
+    }
+
+    /// Waits until the connection must end before its time, whatever its carrier does.
+    pub async fn cut_short(&self, entry: &Entry) -> Broken {
+        let ended = async {
+            entry.ended().await;
+            Broken::Ended
+        };
+        let aborted = async {
+            self.cut.happened().await;
+            Broken::Local(io::ErrorKind::ConnectionReset.into())
+        };
+        or(ended, aborted).await
+    }
+
+    /// Closes the local side, where both directions have come to their ends.
+    pub fn close(self) {
+        drop(self.local);
+        self.cut.regular();
+    }
+
+    /// Ends both sides in the way that what happened asks for.
+    pub async fn fail(self, carrier: Carrier, broken: &Broken) {
+        // Both applications may have everything, and only the proof of it be missing.
+        if self.is_over() {
+            self.close();
+        } else {
+            super::abort(&self.local);
+            drop(self);
+        }
+        if matches!(broken, Broken::Local(_) | Broken::Ended) {
+            carrier.end_with(&Header { kind: Kind::Reset, len: 0 }.to_bytes()).await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Carries the connection to its end on this carrier.
+    ///
+    /// # Errors
+    /// [`Broken::Carrier`] leaves the session as it is, to go on with another carrier.
+    pub async fn pump(&self, carrier: &mut Carrier) -> Result<(), Broken> {
+        let Carrier { reader, writer } = carrier;
+        let mut inbound = pin!(self.inbound(reader));
+        let mut outbound = pin!(or(self.outbound(writer), self.local_abort()));
+        // In this order: what inbound changes, outbound sees in the same turn, and inbound waits for nothing of outbound.
+        poll_fn(|cx| match inbound.as_mut().poll(cx) {
+            Poll::Ready(Err(broken)) => Poll::Ready(Err(broken)),
+            Poll::Ready(Ok(never)) => match never {},
+            Poll::Pending => outbound.as_mut().poll(cx),
+        })
+        .await
+    }
+
+    /// Waits until the application has aborted though nothing was read from it, as when the window is full: its bytes
+    /// lie in the socket, so that readability says nothing, and no other event tells of an error alone.
+    async fn local_abort(&self) -> Result<(), Broken> {
+        loop {
+            self.stalled().await;
+            Timer::after(LOOK_AFTER).await;
+            if let Some(error) = self.local.get_ref().take_error().unwrap_or_else(Some) {
+                return Err(Broken::Local(error));
+            }
+        }
+    }
+
+    /// Waits until the peer's slowness keeps this side from reading. Every turn of [`Self::pump`] looks.
+    async fn stalled(&self) {
+        poll_fn(|_| {
+            if self.wants_more() || self.state().stream.outgoing.is_finished() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
+    }
+
+    /// Frames from the peer, as long as there can be any.
+    async fn inbound(&self, reader: &mut Reader) -> Result<std::convert::Infallible, Broken> {
+        let mut turn = 0;
+        loop {
+            let header = reader.header().await?;
+            match header.kind {
+                Kind::Data => {
+                    self.deliver(reader, header.len).await?;
+                    turn += header.len;
+                    if turn >= TURN {
+                        turn = 0;
+                        yield_now().await;
+                    }
+                }
+                Kind::Eof => self.end(reader.count().await?)?,
+                Kind::Ack => self.acknowledged(reader.count().await?)?,
+                Kind::Window => {
+                    let window = reader.number().await?;
+                    self.state().stream.incoming.peer_window(window);
+                }
+                Kind::Accept if self.awaited.swap(false, Ordering::Relaxed) => {
+                    let granted = if header.len == 4 { reader.number().await? } else { 0 };
+                    self.granted(granted);
+                }
+                Kind::Refuse => return Err(Broken::Refused(reader.cbor(header).await?)),
+                Kind::Reset => return Err(Broken::Remote),
+                other => return Err(Broken::Unexpected(other)),
+            }
+            if self.state().stream.is_finished() {
+                // What comes next belongs to the carrier's next stream; outbound ends this one.
+                pending::<()>().await;
+            }
+        }
+    }
+
+    /// Writes one DATA frame's payload to the application as it comes in, without waiting for all of it.
+    async fn deliver(&self, reader: &mut Reader, mut left: usize) -> Result<(), Broken> {
+        while left > 0 {
+            if reader.is_empty() {
+                reader.fill().await?;
+            }
+            match reader.with_slices(|slices| write_some(&self.local, slices, left)) {
+                Ok(written) => {
+                    self.state().stream.incoming.deliver(written)?;
+                    self.counters.received(written);
+                    left -= written;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    poll_fn(|cx| self.local.poll_writable(cx)).await.map_err(Broken::Local)?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Broken::Local(e)),
+            }
+        }
+        Ok(())
+    }
+
+    fn granted(&self, seconds: u32) {
+        self.counters.succeeded();
+        if self.grace.fetch_min(seconds, Ordering::Relaxed) > 0 && seconds == 0 {
+            let mut state = self.state();
+            state.stream.outgoing.trust_carrier();
+            state.stream.incoming.acknowledged();
+        }
+    }
+
+    fn end(&self, announced: u64) -> Result<(), Broken> {
+        let mut state = self.state();
+        state.stream.incoming.end(announced)?;
+        if !self.is_lasting() {
+            state.stream.incoming.acknowledged();
+        }
+        self.local.get_ref().shutdown(Shutdown::Write).or_else(ignore_not_connected).map_err(Broken::Local)
+    }
+
+    fn acknowledged(&self, count: u64) -> Result<(), Broken> {
+        let mut state = self.state();
+        // An acknowledgement that finds the window full means that the path would take more.
+        if memory::is_plenty() {
+            state.window = state.stream.outgoing.grow().or(state.window);
+        }
+        Ok(state.stream.outgoing.acknowledged(count)?)
+    }
+}
+
+/// One write of at most `most` bytes to the application, from several slices.
+fn write_some(local: &Async<TcpStream>, slices: &mut dyn Iterator<Item = &[u8]>, mut most: usize) -> io::Result<usize> {
+    let mut gathered = [IoSlice::new(&[]); SLICES];
+    let mut count = 0;
+    for slice in slices.take(SLICES) {
+        let slice = &slice[..slice.len().min(most)];
+        if slice.is_empty() {
+            break;
+        }
+        most -= slice.len();
+        gathered[count] = IoSlice::new(slice);
+        count += 1;
+    }
+    local.get_ref().write_vectored(&gathered[..count])
+}
+
+/// The application closed its socket for good before our FIN: nothing is left to end.
+fn ignore_not_connected(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(error) }
+}

@@ -1,0 +1,101 @@
+//! Taking channels from whoever calls: what a stranger may cost.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_channel::{Receiver, Sender};
+use libp2p::PeerId;
+
+use super::{Channel, accept};
+use crate::{limits::Prefix, tcp::TcpStream, tls, upgrade::Executor};
+
+/// Bounds on callers of whom the user has not said that they are welcome: what strangers may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// In all.
+    pub strangers: usize,
+    /// From one IPv4 address or one IPv6 /56.
+    pub per_prefix: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { strangers: 128, per_prefix: 32 }
+    }
+}
+
+/// A channel that somebody else dialled.
+pub struct Accepted {
+    /// The proven peer.
+    pub peer: PeerId,
+    /// What it is after.
+    pub channel: Channel,
+    /// Counts the peer among the strangers until this is dropped.
+    pub place: Place,
+}
+
+/// Answers the handshakes of sockets that the listeners sorted out.
+pub struct Acceptor {
+    tls: tls::Config,
+    sockets: Receiver<TcpStream>,
+    limits: Limits,
+    running: Arc<Mutex<HashMap<Prefix, usize>>>,
+    spawn: Executor,
+}
+
+impl Acceptor {
+    /// Serves `sockets` with the certificate of `tls`, each on a task of its own.
+    #[must_use]
+    pub fn new(tls: tls::Config, sockets: Receiver<TcpStream>, limits: Limits, spawn: Executor) -> Self {
+        Self { tls, sockets, limits, running: Arc::default(), spawn }
+    }
+
+    /// Runs until the listeners or the receiver of `channels` are gone.
+    pub async fn run(self, channels: Sender<Accepted>) {
+        while let Ok(socket) = self.sockets.recv().await {
+            let Some(place) = self.place(&socket) else { continue };
+            let (tls, channels) = (self.tls.clone(), channels.clone());
+            (self.spawn)(Box::pin(async move {
+                match accept(socket, &tls).await {
+                    // A full queue means that its reader is busy: the caller dials again.
+                    Ok((peer, channel)) => drop(channels.try_send(Accepted { peer, channel, place })),
+                    Err(error) => log::debug!("a caller of the bulk plane: {error}"),
+                }
+            }));
+        }
+    }
+
+    /// A place for one more stranger, or none: the socket is dropped then.
+    fn place(&self, socket: &TcpStream) -> Option<Place> {
+        let prefix = Prefix::from(socket.peer_addr().ok()?.ip());
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = running.values().sum();
+        let here = running.entry(prefix).or_default();
+        if all >= self.limits.strangers || *here >= self.limits.per_prefix {
+            log::debug!("too many strangers call the bulk plane, a caller is turned away");
+            return None;
+        }
+        *here += 1;
+        Some(Place { running: self.running.clone(), prefix })
+    }
+}
+
+/// Counts one stranger while it lives.
+pub struct Place {
+    running: Arc<Mutex<HashMap<Prefix, usize>>>,
+    prefix: Prefix,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = running.get_mut(&self.prefix) {
+            *count -= 1;
+            if *count == 0 {
+                running.remove(&self.prefix);
+            }
+        }
+    }
+}
