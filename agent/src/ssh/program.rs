@@ -143,8 +143,8 @@ impl Client {
 
     /// Tells how the program ended and closes the channel (RFC 4254, section 6.10).
     async fn end(&self, exit: io::Result<Exit>) {
-        // Whoever does not hear it is gone.
-        let _ = self.handle.eof(self.id).await;
+        // Whoever does not hear it is gone. The status before EOF: when both sides have said that, a client may close the
+        // channel, and what comes after is lost.
         let _ = match exit {
             Ok(Exit::Status(status)) => self.handle.exit_status_request(self.id, status.into()).await,
             Ok(Exit::Signal(number)) => {
@@ -153,6 +153,7 @@ impl Client {
             }
             Err(_) => Ok(()),
         };
+        let _ = self.handle.eof(self.id).await;
         let _ = self.handle.close(self.id).await;
     }
 }
