@@ -25,6 +25,12 @@ mod punch;
 mod random;
 mod serve;
 mod setup;
+pub mod sftp;
+#[cfg(feature = "ssh")]
+mod ssh;
+#[cfg(not(feature = "ssh"))]
+#[path = "ssh_left_out.rs"]
+mod ssh;
 mod store;
 pub mod terminal;
 mod time;

@@ -10,7 +10,7 @@ use hive_agent::{
     install::System,
     logs, memory,
     options::{Command, Options},
-    terminal,
+    sftp, terminal,
 };
 use hive_protocol::password::PasswordHashed;
 
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     let outcome = match &options.command {
         _ if options.version => say(&format!("hive-agent {} {} {}", BUILD.version, BUILD.target, BUILD.commit)),
         Some(Command::HashPassword(_)) => hash_password(),
+        Some(Command::SftpServer(_)) => sftp::serve(io::stdin().lock(), io::stdout().lock()).map_err(agent::Error::Io),
         Some(Command::Install(how)) => System::this(&mut io::stdout()).install(&options, how).map_err(Into::into),
         Some(Command::Uninstall(how)) => System::this(&mut io::stdout()).uninstall(how).map_err(Into::into),
         Some(Command::Check(_)) => check::run(&options).and_then(|report| say(report.trim_end())),

@@ -38,6 +38,7 @@ use unwritten::Unwritten;
 
 use crate::{
     net::{self, Behaviour, BehaviourEvent, Handles},
+    ssh,
     store::{Store, StoreError},
     update::Updates,
 };
@@ -117,7 +118,8 @@ impl Node {
         updates: Updates,
     ) -> Result<Self, StoreError> {
         let (sender, inbox) = channel::bounded(INBOX);
-        let handle = Handle::new(&core, sender, handles, handle::Tls::load(&store)?, updates);
+        let (tls, ssh) = (handle::Tls::load(&store)?, ssh::Server::load(&store)?);
+        let handle = Handle::new(&core, sender, handles, tls, ssh, updates);
         Ok(Self {
             core,
             net,

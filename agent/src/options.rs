@@ -79,6 +79,8 @@ pub enum Command {
     HashPassword(HashPassword),
     /// `check`
     Check(Check),
+    /// `sftp-server`
+    SftpServer(SftpServer),
     /// `install`
     Install(Install),
     /// `uninstall`
@@ -98,6 +100,11 @@ pub struct HashPassword {}
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "check", example = "hive-agent --state /var/lib/hive check")]
 pub struct Check {}
+
+/// Serve files to one SFTP client on standard input and output: what the agent's SSH server runs for scp and sftp
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "sftp-server")]
+pub struct SftpServer {}
 
 /// Install this agent as a service of this machine, with the options given before this word, and start it
 #[derive(FromArgs, Debug)]

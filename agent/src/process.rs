@@ -27,8 +27,10 @@ use smol::{
     lock::Mutex,
 };
 
+#[cfg(feature = "ssh")]
+pub use account::Account;
 pub use account::home;
-use spawn::Child;
+pub use spawn::{Child, Control, Input, Output, spawn};
 
 /// Programs of all clients at once.
 const MAX_RUNNING: usize = 64;
@@ -87,7 +89,7 @@ where
         input: Inbox::new(WINDOW),
         credit: [Window::new(WINDOW), Window::new(WINDOW)],
     };
-    let mut child = match spawn::spawn(wish) {
+    let mut child = match spawn(wish, &[]) {
         Ok(child) => child,
         Err(e) => return link.not_run(wish, &e).await,
     };
@@ -130,7 +132,7 @@ impl<W: AsyncWrite + Unpin> Link<W> {
     }
 
     /// What the client sends; ends only when the stream does.
-    async fn receive(&self, mut reader: impl AsyncRead + Unpin, control: spawn::Control) -> Result<Exit, Broken> {
+    async fn receive(&self, mut reader: impl AsyncRead + Unpin, control: Control) -> Result<Exit, Broken> {
         let mut body = vec![0; DATA_MAX + 1];
         loop {
             let mut header = [0; HEADER_LEN];
@@ -167,7 +169,7 @@ impl<W: AsyncWrite + Unpin> Link<W> {
     }
 
     /// Hands the program its input and gives the credit back. A program that reads no more has its input thrown away.
-    async fn feed(&self, mut input: spawn::Input) -> Result<(), Broken> {
+    async fn feed(&self, mut input: Input) -> Result<(), Broken> {
         while let Some(bytes) = self.input.take(DATA_MAX).await {
             let taken = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
             input.write(&bytes).await;
@@ -178,7 +180,7 @@ impl<W: AsyncWrite + Unpin> Link<W> {
     }
 
     /// Sends one of the program's outputs to its end.
-    async fn send_output(&self, output: Option<spawn::Output>, stream: Stream, credit: &Window) -> Result<(), Broken> {
+    async fn send_output(&self, output: Option<Output>, stream: Stream, credit: &Window) -> Result<(), Broken> {
         let Some(mut output) = output else { return Ok(()) };
         let mut frame = vec![0; HEADER_LEN + 1 + DATA_MAX];
         loop {

@@ -50,7 +50,7 @@ struct Inner {
     next: u64,
     live: BTreeMap<u64, Live>,
     /// Struck out, and not yet gone: the other end is being told. By the connection that gave them their right.
-    ending: BTreeMap<u64, ConnId>,
+    ending: BTreeMap<u64, Option<ConnId>>,
     counters: BTreeMap<ProxyId, Arc<Counters>>,
     /// Bytes in and out of proxies that are no more.
     gone: (u64, u64),
@@ -59,8 +59,8 @@ struct Inner {
 struct Live {
     proxy: ProxyId,
     /// Whose membership gives the right, and by which connection.
-    member: (NetworkName, NodeId),
-    conn: ConnId,
+    member: Option<(NetworkName, NodeId)>,
+    conn: Option<ConnId>,
     /// For how long the right outlives that connection, and since when it does.
     grace: Duration,
     absent: Option<Instant>,
@@ -185,7 +185,7 @@ impl Tunnels {
     }
 
     /// Enters a stream. Whoever holds the entry must stop when [`Entry::ended`] says so.
-    pub fn enter(self: &Arc<Self>, spec: &ProxySpec, conn: ConnId, grace: Duration) -> Entry {
+    pub fn enter(self: &Arc<Self>, spec: &ProxySpec, conn: Option<ConnId>, grace: Duration) -> Entry {
         let (end, ended) = channel::bounded(1);
         let (doubt, doubted) = channel::bounded(1);
         let counters = self.counters(spec.id);
@@ -194,7 +194,7 @@ impl Tunnels {
         let mut inner = lock(&self.inner);
         let key = inner.next;
         inner.next += 1;
-        let member = (spec.remote.network.clone(), spec.remote.node);
+        let member = spec.remote.as_ref().map(|remote| (remote.network.clone(), remote.node));
         inner.live.insert(key, Live { proxy: spec.id, member, conn, grace, absent: None, doubt, _end: end });
         Entry { key, counters, ended, doubted, tunnels: self.clone() }
     }
@@ -244,7 +244,7 @@ impl Tunnels {
 
     /// How many streams use a connection.
     pub fn streams_on(&self, conn: ConnId) -> usize {
-        lock(&self.inner).live.values().filter(|live| live.conn == conn).count()
+        lock(&self.inner).live.values().filter(|live| live.conn == Some(conn)).count()
     }
 
     /// Waits until no stream is left.
@@ -280,7 +280,7 @@ impl Tunnels {
 
 impl Inner {
     fn is_ending_on(&self, conn: ConnId) -> bool {
-        self.ending.values().any(|on| *on == conn)
+        self.ending.values().any(|on| *on == Some(conn))
     }
 }
 
@@ -295,8 +295,8 @@ impl Live {
                     // Nobody listens at an ingress, or one doubt is told already.
                     let _ = self.doubt.try_send(());
                 }
-                match routes.path(&self.member.0, &self.member.1) {
-                    Some(conn) => (self.conn, self.absent) = (conn, None),
+                match self.member.as_ref().and_then(|(network, node)| routes.path(network, node)) {
+                    Some(conn) => (self.conn, self.absent) = (Some(conn), None),
                     None => self.absent = self.absent.or(Some(now)),
                 }
             }

@@ -16,6 +16,7 @@ pub mod nodes;
 pub mod proxy;
 pub mod register;
 pub mod sessions;
+pub mod ssh;
 pub mod status;
 pub mod tls;
 pub mod update;

@@ -135,6 +135,44 @@ pub enum ProxyKind {
     /// Any protocol over TCP, passed through.
     #[n(0)]
     Tcp,
+    /// SSH, served by the agent itself: the egress leads to this node and to no peer.
+    #[n(1)]
+    Ssh,
+}
+
+/// Who may log in at a proxy that speaks SSH.
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SshLogin {
+    /// The user name to log in with, whatever the account that the agent runs as is called.
+    #[n(0)]
+    pub user: String,
+    /// PHC string of the password; none: only keys log in.
+    #[n(1)]
+    pub password: Option<String>,
+    /// Public keys that may log in, each a line as in `authorized_keys` without options.
+    #[n(2)]
+    pub keys: Vec<String>,
+}
+
+/// Neither the name nor the hash belongs into a log.
+impl std::fmt::Debug for SshLogin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SshLogin(…)")
+    }
+}
+
+/// By what a client knows an SSH server again.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cbor(map)]
+pub struct SshHost {
+    /// The host's public key as in `known_hosts`, without a name: `ssh-ed25519 AAAA…`.
+    #[n(0)]
+    pub key: String,
+    /// Its fingerprint as OpenSSH writes it: `SHA256:…`.
+    #[n(1)]
+    pub fingerprint: String,
 }
 
 /// The other end of a tunnel.
@@ -174,9 +212,9 @@ pub struct ProxySpec {
     /// Host of an ingress' target: a name or an IP address.
     #[n(5)]
     pub host: String,
-    /// The other end.
+    /// The other end; none where the proxy leads to this node.
     #[n(6)]
-    pub remote: Remote,
+    pub remote: Option<Remote>,
     /// Whether it serves.
     #[n(7)]
     pub enabled: bool,
@@ -193,6 +231,9 @@ pub struct ProxySpec {
     /// At an egress, the host name by which TLS clients ask for this proxy, among others on the same port.
     #[n(21)]
     pub sni: Option<HostPattern>,
+    /// Who may log in, where it speaks SSH.
+    #[n(22)]
+    pub ssh: Option<SshLogin>,
 }
 
 /// Seconds for which a tunnelled connection outlives its path, unless told otherwise.
@@ -244,18 +285,18 @@ pub struct ProxyInfo {
     /// Target host of an ingress.
     #[n(5)]
     pub host: String,
-    /// The peer.
+    /// The peer; none where the proxy leads to this node.
     #[n(6)]
-    pub peer_id: NodeId,
+    pub peer_id: Option<NodeId>,
     /// The peer's name, where known.
     #[n(7)]
     pub peer_name: Option<NodeName>,
     /// The peer's port.
     #[n(8)]
-    pub peer_port: u16,
+    pub peer_port: Option<u16>,
     /// The network.
     #[n(9)]
-    pub network: NetworkName,
+    pub network: Option<NetworkName>,
     /// Whether TLS is terminated here.
     #[n(10)]
     pub tls: bool,
@@ -292,6 +333,9 @@ pub struct ProxyInfo {
     /// Host name by which TLS clients ask for an egress.
     #[n(21)]
     pub sni: Option<HostPattern>,
+    /// The host key, where it speaks SSH.
+    #[n(22)]
+    pub ssh: Option<SshHost>,
 }
 
 /// A node at a glance.

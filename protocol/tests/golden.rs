@@ -61,7 +61,7 @@ variants!(RefuseReason: NoRule, Target, Busy, Unknown);
 variants!(PathKind: This, Direct, Relayed, None);
 variants!(Carrier: Tcp, Quic);
 variants!(Direction: Egress, Ingress);
-variants!(ProxyKind: Tcp);
+variants!(ProxyKind: Tcp, Ssh);
 variants!(ProxyState: Listening, Connected, Waiting, Failed);
 variants!(Challenge: Http01, TlsAlpn01);
 variants!(KeyType: Cert, Key, Issuer);
@@ -143,7 +143,7 @@ fn numbers_that_stand_for_words() {
     pin_all(vec![p::PathKind::This, p::PathKind::Direct, p::PathKind::Relayed, p::PathKind::None]);
     pin_all(vec![p::Carrier::Tcp, p::Carrier::Quic]);
     pin_all(vec![p::Direction::Egress, p::Direction::Ingress]);
-    pin_all(vec![p::ProxyKind::Tcp]);
+    pin_all(vec![p::ProxyKind::Tcp, p::ProxyKind::Ssh]);
     pin_all(vec![p::ProxyState::Listening, p::ProxyState::Connected, p::ProxyState::Waiting, p::ProxyState::Failed]);
     pin_all(vec![Challenge::Http01, Challenge::TlsAlpn01]);
     pin_all(vec![p::KeyType::Cert, p::KeyType::Key, p::KeyType::Issuer]);
@@ -156,6 +156,8 @@ fn numbers_that_stand_for_words() {
 fn optional_fields_may_be_absent() {
     pin("Request.ProxyAdd.least", &samples::least_proxy());
     pin("Request.ProxyAdd.tls", &samples::tls_proxy());
+    pin("Request.ProxyAdd.ssh", &samples::ssh_proxy());
+    pin("Response.Proxies.ssh", &samples::ssh_proxies());
     pin("Response.Proxies.named", &samples::named_proxies());
     pin("ClientMessage.Hello.least", &samples::least_hello());
     pin("Response.Error.least", &samples::least_error());

@@ -3,16 +3,21 @@
 use std::time::Duration;
 
 use hive_protocol::{
-    DEFAULT_BIND, DEFAULT_HOST, Direction, Identity, NetworkName, NodeId, NodeName, ProxyId, ProxySpec, Remote,
-    SessionInfo,
+    DEFAULT_BIND, DEFAULT_HOST, Direction, Identity, NetworkName, NodeId, NodeName, ProxyId, ProxyKind, ProxySpec,
+    Remote, SessionInfo,
     message::{Failure, FailureCode, ProxyRequest},
-    password::{Cost, Secret},
+    password::{Cost, PasswordHashed, Secret},
 };
 
 use crate::{Admin, Change, Core, Now, Purpose, Source, guard::Guard, membership};
 
 /// Longest host of an ingress' target: the longest DNS name.
 const MAX_HOST: usize = 253;
+/// Longest user name of an SSH server.
+const MAX_USER: usize = 64;
+/// Most keys of an SSH server, and the longest line of one, in bytes: together they fit into a control message.
+const MAX_KEYS: usize = 16;
+const MAX_KEY: usize = 2048;
 
 #[cfg(test)]
 mod tests;
@@ -188,9 +193,23 @@ impl Core {
     /// # Errors
     ///
     /// The peer or network cannot be told, the peer is this node or kept out, a port is 0, the host is no host, another
-    /// proxy does the same, or there are too many.
+    /// proxy does the same, or there are too many. Where SSH is spoken: the login makes no sense.
     pub fn add_proxy(&mut self, request: &ProxyRequest, now: Now) -> Result<ProxyId, Failure> {
         self.advance(now);
+        let remote = match request.kind {
+            ProxyKind::Tcp => Some(self.remote(request)?),
+            ProxyKind::Ssh => {
+                check_ssh(request)?;
+                None
+            }
+        };
+        let id = self.proxies.add(proxy_spec(request, remote)?, &mut self.out)?;
+        self.proxies_changed(now);
+        Ok(id)
+    }
+
+    /// The other end of a tunnel.
+    fn remote(&mut self, request: &ProxyRequest) -> Result<Remote, Failure> {
         check_ports(request)?;
         let node = self.resolve(&request.peer, request.network.as_ref())?;
         let network = match &request.network {
@@ -198,10 +217,7 @@ impl Core {
             None => self.only_network(&node)?,
         };
         self.check_peer(&node, &network)?;
-        let spec = proxy_spec(request, Remote { network, node, port: request.peer_port })?;
-        let id = self.proxies.add(spec, &mut self.out)?;
-        self.proxies_changed(now);
-        Ok(id)
+        Ok(Remote { network, node, port: request.peer_port })
     }
 
     /// The one network that could be meant for a peer.
@@ -325,7 +341,7 @@ fn name_the_network<'a>(networks: impl Iterator<Item = &'a NetworkName>) -> Fail
     usage(format!("several networks could be meant: {}", names.join(", "))).hint("name one with --network")
 }
 
-fn proxy_spec(request: &ProxyRequest, remote: Remote) -> Result<ProxySpec, Failure> {
+fn proxy_spec(request: &ProxyRequest, remote: Option<Remote>) -> Result<ProxySpec, Failure> {
     if request.direction == Direction::Ingress && request.sni.is_some() {
         return Err(usage("a host name to route by belongs to an egress, not to an ingress"));
     }
@@ -356,5 +372,29 @@ fn proxy_spec(request: &ProxyRequest, remote: Remote) -> Result<ProxySpec, Failu
         resume: request.resume,
         key_prefix: request.key_prefix.clone(),
         sni: request.sni.clone(),
+        ssh: request.ssh.clone(),
     })
+}
+
+/// What an SSH server is asked to be. Whether the keys are keys, the server itself checks.
+fn check_ssh(request: &ProxyRequest) -> Result<(), Failure> {
+    let Some(login) = &request.ssh else { return Err(usage("an SSH server needs a user")) };
+    if request.direction != Direction::Egress || request.key_prefix.is_some() || request.sni.is_some() {
+        return Err(usage("an SSH server is an egress, without TLS and without a host name"));
+    }
+    if request.port == 0 {
+        return Err(usage("the local port cannot be 0"));
+    }
+    let odd = |c: char| c.is_control() || c.is_whitespace() || c == ':';
+    if login.user.is_empty() || login.user.len() > MAX_USER || login.user.contains(odd) {
+        return Err(usage("not a user name").hint("give up to 64 characters without spaces and colons"));
+    }
+    if login.password.is_none() && login.keys.is_empty() {
+        return Err(usage("nobody could log in there").hint("give a password, or keys with --authorized-keys FILE"));
+    }
+    if login.keys.len() > MAX_KEYS || login.keys.iter().any(|key| key.len() > MAX_KEY) {
+        return Err(usage(format!("at most {MAX_KEYS} keys of {MAX_KEY} bytes may log in")));
+    }
+    let hashed = login.password.as_ref().map(|phc| phc.parse::<PasswordHashed>());
+    hashed.transpose().map(drop).map_err(|e| usage(e.to_string()))
 }

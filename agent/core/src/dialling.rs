@@ -56,8 +56,8 @@ impl Core {
             wants.extend(chosen.into_iter().map(|node| (node, Reason::Neighbour)));
         }
         wants.extend(self.path.wishes(now.mono).map(|peer| (*peer, Reason::Wish)));
-        for spec in self.proxies.enabled() {
-            let (network, node) = (&spec.remote.network, spec.remote.node);
+        for remote in self.proxies.enabled().filter_map(|spec| spec.remote.as_ref()) {
+            let (network, node) = (&remote.network, remote.node);
             let Some(room) = self.networks.get(network).filter(|n| !n.banned.contains(&node)) else { continue };
             match room.turned_down_until(&node, now.mono) {
                 Some(until) => self.path.review_at(until),

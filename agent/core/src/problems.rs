@@ -45,8 +45,8 @@ impl Core {
     }
 
     fn offline_proxy_peers(&self) -> Vec<Problem> {
-        let needed: BTreeSet<_> =
-            self.proxies.enabled().map(|spec| (&spec.remote.node, &spec.remote.network)).collect();
+        let remotes = self.proxies.enabled().filter_map(|spec| spec.remote.as_ref());
+        let needed: BTreeSet<_> = remotes.map(|remote| (&remote.node, &remote.network)).collect();
         let lacking = |(node, network): &(&NodeId, &NetworkName)| self.routes.path(network, node).is_none();
         needed.into_iter().filter(lacking).map(|(node, network)| self.offline(node, network)).collect()
     }

@@ -56,7 +56,7 @@ impl Routes {
         let proxies: Vec<_> = book.specs.values().filter(|spec| spec.enabled).cloned().collect();
         let ingress = proxies.iter().filter(|spec| spec.direction == Direction::Ingress);
         Self {
-            ingress: ingress.map(|spec| (ingress_key(spec), Arc::clone(spec))).collect(),
+            ingress: ingress.filter_map(|spec| Some((ingress_key(spec)?, Arc::clone(spec)))).collect(),
             links: connections.iter().map(|(id, c)| (id, Link { peer: c.peer, networks: c.networks() })).collect(),
             best: best_paths(connections),
             kept_out: networks.iter().flat_map(|(name, n)| n.banned.iter().map(|node| (name.clone(), *node))).collect(),
@@ -77,17 +77,21 @@ impl Routes {
         rule.cloned().ok_or_else(|| refusal(open))
     }
 
-    /// Whether a live stream of this proxy may go on over this connection.
+    /// Whether a live stream of this proxy may go on over this connection; over none, where the proxy leads to this node.
     #[must_use]
-    pub fn allows(&self, proxy: ProxyId, conn: ConnId) -> bool {
+    pub fn allows(&self, proxy: ProxyId, conn: Option<ConnId>) -> bool {
         self.standing(proxy, conn) == Standing::Held
     }
 
     /// What has become of the right of a stream of this proxy that `conn` gave it.
     #[must_use]
-    pub fn standing(&self, proxy: ProxyId, conn: ConnId) -> Standing {
+    pub fn standing(&self, proxy: ProxyId, conn: Option<ConnId>) -> Standing {
         let spec = self.proxies.binary_search_by_key(&proxy, |spec| spec.id).ok().map(|at| &self.proxies[at].remote);
-        let Some(remote) = spec else { return Standing::Revoked };
+        let (remote, conn) = match (spec, conn) {
+            (Some(Some(remote)), Some(conn)) => (remote, conn),
+            (Some(None), None) => return Standing::Held,
+            _ => return Standing::Revoked,
+        };
         match self.links.get(&conn) {
             Some(link) if link.peer == remote.node && link.networks.contains(&remote.network) => Standing::Held,
             None if !self.kept_out.contains(&(remote.network.clone(), remote.node)) => Standing::Absent,
@@ -138,8 +142,9 @@ fn best_paths(connections: &Connections) -> BTreeMap<(NetworkName, NodeId), Conn
     best
 }
 
-fn ingress_key(spec: &ProxySpec) -> IngressKey {
-    (spec.remote.network.clone(), spec.remote.node, spec.remote.port, spec.port)
+fn ingress_key(spec: &ProxySpec) -> Option<IngressKey> {
+    let remote = spec.remote.as_ref()?;
+    Some((remote.network.clone(), remote.node, remote.port, spec.port))
 }
 
 fn refusal(open: &Open) -> Refusal {
@@ -221,7 +226,8 @@ impl ProxyBook {
 
     /// Removes the proxies of a network.
     pub fn forget(&mut self, network: &NetworkName, out: &mut Outbox) {
-        let gone: Vec<_> = self.all().filter(|s| s.remote.network == *network).map(|s| s.id).collect();
+        let gone: Vec<_> =
+            self.all().filter(|s| s.remote.as_ref().is_some_and(|r| r.network == *network)).map(|s| s.id).collect();
         for id in gone {
             // The number comes from the book itself, so it is there.
             let _ = self.remove(id, out);

@@ -242,6 +242,7 @@ pub(crate) fn ingress(peer: &str) -> ProxyRequest {
         resume: None,
         key_prefix: None,
         sni: None,
+        ssh: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use hive_protocol::{
-    DEFAULT_BIND, Direction, Identity, ProxyId,
+    DEFAULT_BIND, Direction, Identity, ProxyId, ProxyKind,
     message::{Failure, FailureCode, PAGE, ProxyRequest, Request, Response},
     password,
 };
@@ -174,13 +174,17 @@ async fn identity(node: Handle) -> Result<Identity, Failure> {
 }
 
 /// Binds an egress' port before the proxy exists: a port that cannot be had is an answer now, not a state later.
-async fn add_proxy(node: Handle, wish: ProxyRequest) -> Result<ProxyId, Failure> {
+async fn add_proxy(node: Handle, mut wish: ProxyRequest) -> Result<ProxyId, Failure> {
+    if let Some(login) = wish.ssh.as_ref().filter(|_| wish.kind == ProxyKind::Ssh) {
+        node.ssh.prepare(login).await?;
+    }
     let address = SocketAddr::new(wish.bind.map_or(DEFAULT_BIND, |bind| bind.0), wish.port);
     // A port that is shared by host names is bound already; whether the names differ, the core says.
     let shared = wish.sni.is_some() && node.ask(move |core, _| core.shares_port(address.ip(), address.port())).await?;
-    let egress = (wish.direction == Direction::Egress && wish.port != 0 && !shared).then_some(address);
-    if let Some(address) = egress {
-        node.prepared.bind(address).map_err(|e| cannot_bind(address, &e))?;
+    let mut egress = (wish.direction == Direction::Egress && !shared).then_some(address);
+    if let Some(address) = &mut egress {
+        *address = node.prepared.bind(*address).map_err(|e| cannot_bind(*address, &e))?;
+        wish.port = address.port();
     }
     let added = node.command(move |core, now| core.add_proxy(&wish, now)).await;
     if let (Err(_), Some(address)) = (&added, egress) {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use hive_core::Core;
 use hive_protocol::{
-    ConnectionCounts, Direction, NodeId, NodeName, PathKind, Problem, ProxyInfo, ProxySpec, ProxyState, StatusInfo,
-    message::Failure,
+    ConnectionCounts, Direction, NodeId, NodeName, PathKind, Problem, ProxyInfo, ProxyKind, ProxySpec, ProxyState,
+    SshHost, StatusInfo, message::Failure,
 };
 
 use crate::{
@@ -26,14 +26,18 @@ pub(super) async fn proxies(node: Handle) -> Result<Vec<ProxyInfo>, Failure> {
     let known = |core: &mut Core, _| {
         let specs: Vec<ProxySpec> = core.proxies().cloned().collect();
         let with_peer = |spec: ProxySpec| {
-            let peer = spec.remote.node;
-            let path = core.path(&spec.remote.network, &peer).0;
-            Known { spec, path, name: core.node_name(&peer) }
+            let Some(remote) = &spec.remote else { return Known { spec, path: PathKind::None, name: None } };
+            let (path, name) = (core.path(&remote.network, &remote.node).0, core.node_name(&remote.node));
+            Known { spec, path, name }
         };
         specs.into_iter().map(with_peer).collect::<Vec<_>>()
     };
     let known = node.ask(known).await?;
-    Ok(known.into_iter().map(|known| info(&counted(&node, &known.spec), known)).collect())
+    let info = |known: Known| {
+        let ssh = node.ssh.host().filter(|_| known.spec.kind == ProxyKind::Ssh);
+        info(&counted(&node, &known.spec), known, ssh)
+    };
+    Ok(known.into_iter().map(info).collect())
 }
 
 /// What the tunnels count, and the error that nobody counts: a certificate that is not there.
@@ -45,7 +49,8 @@ fn counted(node: &Handle, spec: &ProxySpec) -> Counted {
     Counted { last_error: error.or(counted.last_error), ..counted }
 }
 
-fn info(counted: &Counted, Known { spec, path, name }: Known) -> ProxyInfo {
+fn info(counted: &Counted, Known { spec, path, name }: Known, ssh: Option<SshHost>) -> ProxyInfo {
+    let remote = spec.remote.as_ref();
     ProxyInfo {
         state: state(&spec, path, counted),
         last_error: error(counted),
@@ -55,10 +60,10 @@ fn info(counted: &Counted, Known { spec, path, name }: Known) -> ProxyInfo {
         port: spec.port,
         bind: spec.bind,
         host: spec.host,
-        peer_id: spec.remote.node,
+        peer_id: remote.map(|remote| remote.node),
         peer_name: name,
-        peer_port: spec.remote.port,
-        network: spec.remote.network,
+        peer_port: remote.map(|remote| remote.port),
+        network: remote.map(|remote| remote.network.clone()),
         tls: spec.key_prefix.is_some(),
         key_prefix: spec.key_prefix.as_ref().map(ToString::to_string),
         sni: spec.sni,
@@ -69,6 +74,7 @@ fn info(counted: &Counted, Known { spec, path, name }: Known) -> ProxyInfo {
         streams_total: counted.total,
         bytes_in: counted.bytes_in,
         bytes_out: counted.bytes_out,
+        ssh,
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
         Handles, Part,
         registry::{Connection, Registry},
     },
+    ssh,
     store::{Store, StoreError},
     time::within,
     tunnel::{Tunnels, listen::Prepared, pool::Pool, tls::Termination, waiting::Waiting},
@@ -157,6 +158,8 @@ pub struct Shared {
     pub keys: Arc<Keys>,
     /// The certificates that renew themselves.
     pub acme: Arc<Acme>,
+    /// SSH is served here, for proxies that say so.
+    pub ssh: ssh::Server,
     /// Updates of this agent.
     pub updates: Updates,
     inbox: Sender<Input>,
@@ -177,6 +180,7 @@ impl Handle {
         inbox: Sender<Input>,
         handles: Handles,
         certificates: Tls,
+        ssh: ssh::Server,
         updates: Updates,
     ) -> Self {
         let Handles { streams, registry, tls } = handles;
@@ -196,6 +200,7 @@ impl Handle {
             termination: Termination::new(keys.clone(), answers),
             keys,
             acme,
+            ssh,
             updates,
             inbox,
             store_problem: Mutex::new(None),

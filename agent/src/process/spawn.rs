@@ -42,11 +42,14 @@ const LAST_OUTPUT: Duration = Duration::from_millis(200);
 /// What a terminal reads as the end of its input: Ctrl-D.
 const END_OF_TRANSMISSION: u8 = 4;
 
+/// Variables of a program's environment beside those of the account.
+pub type Variables<'a> = &'a [(String, String)];
+
 /// Starts the program that is wished for.
-pub fn spawn(wish: &RunRequest) -> io::Result<Child> {
+pub fn spawn(wish: &RunRequest, variables: Variables<'_>) -> io::Result<Child> {
     match &wish.terminal {
-        Some(terminal) => on_terminal(wish, terminal),
-        None => on_pipes(wish),
+        Some(terminal) => on_terminal(wish, variables, terminal),
+        None => on_pipes(wish, variables),
     }
 }
 
@@ -88,17 +91,17 @@ pub enum Output {
     Terminal(Arc<Async<File>>, Receiver<()>),
 }
 
-fn on_pipes(wish: &RunRequest) -> io::Result<Child> {
-    let mut command = smol::process::Command::from(command(wish, None));
+fn on_pipes(wish: &RunRequest, variables: Variables<'_>) -> io::Result<Child> {
+    let mut command = smol::process::Command::from(command(wish, variables, None));
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let input = child.stdin.take().map_or(Input::Closed, Input::Pipe);
     let outputs = (child.stdout.take().map(Output::Out), child.stderr.take().map(Output::Err));
     Ok(Child { control: Control::of(&child, None), child, input, outputs, running: None })
 }
 
-fn on_terminal(wish: &RunRequest, info: &TerminalInfo) -> io::Result<Child> {
+fn on_terminal(wish: &RunRequest, variables: Variables<'_>, info: &TerminalInfo) -> io::Result<Child> {
     let (master, slave) = open_terminal(info)?;
-    let mut command = smol::process::Command::from(command(wish, Some(&info.kind)));
+    let mut command = smol::process::Command::from(command(wish, variables, Some(&info.kind)));
     let (second, third) = (slave.try_clone()?, slave.try_clone()?);
     let child = command.stdin(slave).stdout(second).stderr(third).spawn()?;
     // With it goes our last handle on the slave: the terminal ends with those who use it.
@@ -132,7 +135,7 @@ fn size(columns: u16, rows: u16) -> Winsize {
 }
 
 /// The program in a session and process group of its own, with default signals, at home.
-fn command(wish: &RunRequest, terminal: Option<&str>) -> std::process::Command {
+fn command(wish: &RunRequest, variables: Variables<'_>, terminal: Option<&str>) -> std::process::Command {
     let account = Account::own();
     let mut command = match wish.command.split_first() {
         Some((program, arguments)) => {
@@ -143,6 +146,7 @@ fn command(wish: &RunRequest, terminal: Option<&str>) -> std::process::Command {
         None => login_shell(&account),
     };
     command.env_clear().envs(account.environment(terminal)).current_dir(account.folder());
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     let on_terminal = terminal.is_some();
     #[expect(unsafe_code, reason = "only a child before exec can make itself a session leader")]
     // SAFETY: the closure allocates nothing, takes no lock and makes only system calls that are safe after fork

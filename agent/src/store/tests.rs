@@ -74,12 +74,13 @@ fn proxy() -> ProxySpec {
         port: 8080,
         bind: hive_protocol::DEFAULT_BIND,
         host: "127.0.0.1".into(),
-        remote: Remote { network: "lab".parse().unwrap(), node, port: 80 },
+        remote: Some(Remote { network: "lab".parse().unwrap(), node, port: 80 }),
         enabled: true,
         temporary: false,
         resume: None,
         key_prefix: None,
         sni: None,
+        ssh: None,
     }
 }
 

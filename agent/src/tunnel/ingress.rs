@@ -140,9 +140,9 @@ impl Ingress {
     async fn carry(&self, conn: ConnId, spec: &ProxySpec, open: &Open, mut carrier: Carrier) -> Option<Carrier> {
         let place = self.node.waiting.enter((self.peer, open.stream))?;
         let grace = open.grace.unwrap_or(0).min(MOST_GRACE);
-        let entry = self.node.tunnels.enter(spec, conn, Duration::from_secs(grace.into()));
+        let entry = self.node.tunnels.enter(spec, Some(conn), Duration::from_secs(grace.into()));
         // The rule may have gone between admission and entry.
-        if !self.node.routes.get().allows(spec.id, conn) {
+        if !self.node.routes.get().allows(spec.id, Some(conn)) {
             return None;
         }
         let local = match self.target(spec, &entry.counters).await {

@@ -15,7 +15,7 @@ use std::{
 use async_io::{Async, Timer};
 use hive_core::Routes;
 use hive_protocol::{
-    DEFAULT_RESUME, Direction, KeyPrefix, ProxySpec, TUNNEL_PROTOCOL,
+    DEFAULT_RESUME, Direction, KeyPrefix, ProxyId, ProxyKind, ProxySpec, Remote, TUNNEL_PROTOCOL,
     tunnel::{self, Kind, Open, Resume},
 };
 use libp2p::StreamProtocol;
@@ -59,11 +59,12 @@ type Group = Vec<Arc<ProxySpec>>;
 pub struct Prepared(Arc<Mutex<BTreeMap<SocketAddr, Async<TcpListener>>>>);
 
 impl Prepared {
-    /// Binds now what a proxy is about to listen on.
-    pub fn bind(&self, address: SocketAddr) -> io::Result<()> {
+    /// Binds now what a proxy is about to listen on; answers the address, with the port found where it was 0.
+    pub fn bind(&self, address: SocketAddr) -> io::Result<SocketAddr> {
         let socket = open_port(address)?;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(address, socket);
-        Ok(())
+        let bound = socket.get_ref().local_addr()?;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(bound, socket);
+        Ok(bound)
     }
 
     /// The socket bound before, if any.
@@ -171,9 +172,10 @@ async fn accepted(node: Handle, group: Arc<Group>, local: Async<TcpStream>, _pla
             Err(e) => return log::debug!("{}: {e}", names(several)),
         },
     };
-    match &spec.key_prefix {
-        Some(prefix) => terminated(&node, &spec, prefix, local).await,
-        None => connection(node, spec, local.into()).await,
+    match (&spec.kind, &spec.key_prefix) {
+        (ProxyKind::Ssh, _) => node.ssh.serve(&node, &spec, local).await,
+        (ProxyKind::Tcp, Some(prefix)) => terminated(&node, &spec, prefix, local).await,
+        (ProxyKind::Tcp, None) => connection(node, spec, local.into()).await,
     }
 }
 
@@ -196,7 +198,9 @@ async fn terminated(node: &Handle, spec: &Arc<ProxySpec>, prefix: &KeyPrefix, cl
 /// One connection to carry, from its acceptance to its end.
 async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Outer) {
     let counters = node.tunnels.counters(spec.id);
-    let (connection, mut carrier) = match within(PATIENCE, path(&node, &spec)).await.ok_or_else(|| late(&spec)) {
+    let Some(remote) = &spec.remote else { return };
+    let found = within(PATIENCE, path(&node, spec.id, remote)).await;
+    let (connection, mut carrier) = match found.ok_or_else(|| late(remote)) {
         Ok(Ok(found)) => found,
         Ok(Err(why)) | Err(why) => {
             counters.failed(Cause::Path, why);
@@ -204,21 +208,21 @@ async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Outer) {
         }
     };
     let grace = spec.resume.unwrap_or(DEFAULT_RESUME);
-    let entry = node.tunnels.enter(&spec, connection.conn, Duration::from_secs(grace.into()));
+    let entry = node.tunnels.enter(&spec, Some(connection.conn), Duration::from_secs(grace.into()));
     // The routes may have changed while the path was found, before there was an entry to strike out.
-    if !node.routes.get().allows(spec.id, connection.conn) {
+    if !node.routes.get().allows(spec.id, Some(connection.conn)) {
         return abort(&local.socket);
     }
     let open = Open {
         stream: random::bytes(),
-        network: spec.remote.network.clone(),
+        network: remote.network.clone(),
         origin_port: spec.port,
-        target_port: spec.remote.port,
+        target_port: remote.port,
         grace: Some(grace).filter(|grace| *grace > 0),
     };
     // It leaves with the first bytes of the application, if there are any yet.
     carrier.writer.put(&tunnel::encode_cbor(Kind::Open, &open));
-    let egress = Egress { node: &node, spec: &spec, stream: open.stream };
+    let egress = Egress { node: &node, spec: &spec, remote, stream: open.stream };
     let session = Session::asking(local, counters.clone(), grace);
     let cut = async { Err(session.cut_short(&entry).await) };
     match or(cut, egress.carry(&session, &mut carrier, &entry)).await {
@@ -240,6 +244,7 @@ async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Outer) {
 struct Egress<'a> {
     node: &'a Handle,
     spec: &'a ProxySpec,
+    remote: &'a Remote,
     stream: [u8; 16],
 }
 
@@ -257,7 +262,7 @@ impl Egress<'_> {
             };
             log::debug!("proxy {}: {broken}, the stream waits for another carrier", self.spec.id);
             // Other channels to this peer went over the same path.
-            self.node.pool.clear(&self.spec.remote.node);
+            self.node.pool.clear(&self.remote.node);
             *carrier = within(session.grace(), self.resume(session)).await.unwrap_or(Err(broken))?;
         }
     }
@@ -265,7 +270,7 @@ impl Egress<'_> {
     /// Finds a carrier and the other end of the stream on it.
     async fn resume(&self, session: &Session) -> Result<Carrier, Broken> {
         loop {
-            if let Ok((_, mut carrier)) = path(self.node, self.spec).await {
+            if let Ok((_, mut carrier)) = path(self.node, self.spec.id, self.remote).await {
                 match within(RESUME_TIMEOUT, self.ask(session, &mut carrier)).await {
                     Some(Ok(())) => return Ok(carrier),
                     Some(Err(refused @ (Broken::Refused(_) | Broken::Violation(_)))) => return Err(refused),
@@ -294,28 +299,28 @@ impl Egress<'_> {
             return carrier.retire().await;
         }
         if let Some(channel) = carrier.into_channel() {
-            self.node.pool.give(self.spec.remote.node, channel);
+            self.node.pool.give(self.remote.node, channel);
         }
     }
 }
 
 /// The best path to the peer and a carrier on it. A connection that dies meanwhile is replaced by the next.
-async fn path(node: &Handle, spec: &ProxySpec) -> Result<(Connection, Carrier), String> {
+async fn path(node: &Handle, proxy: ProxyId, remote: &Remote) -> Result<(Connection, Carrier), String> {
     loop {
-        let networks = vec![spec.remote.network.clone()];
-        let connection = node.connection_in(networks, spec.remote.node, PATIENCE).await;
-        let connection = connection.ok_or_else(|| format!("{} is not connected", spec.remote.node))?;
+        let networks = vec![remote.network.clone()];
+        let connection = node.connection_in(networks, remote.node, PATIENCE).await;
+        let connection = connection.ok_or_else(|| format!("{} is not connected", remote.node))?;
         if let Some(channel) = node.pool.take(node, &connection).await {
             return Ok((connection, channel.into()));
         }
         match node.streams.open_on(connection.id, StreamProtocol::new(TUNNEL_PROTOCOL)).await {
             Ok(stream) => return Ok((connection, stream.into())),
-            Err(e) => log::debug!("proxy {}: {e}, trying again", spec.id),
+            Err(e) => log::debug!("proxy {}: {e}, trying again", proxy),
         }
         Timer::after(PAUSE).await;
     }
 }
 
-fn late(spec: &ProxySpec) -> String {
-    format!("no path to {} within {} s", spec.remote.node, PATIENCE.as_secs())
+fn late(remote: &Remote) -> String {
+    format!("no path to {} within {} s", remote.node, PATIENCE.as_secs())
 }

@@ -14,7 +14,7 @@ use smol::Unblock;
 use crate::{
     app::App,
     args::{Target, node_verb},
-    cmds::connect::standard_streams,
+    cmds::{connect::standard_streams, ssh},
     error::{Error, Result},
     escape::Escape,
     process::{Ends, Happening, attach},
@@ -59,11 +59,19 @@ node_verb! {
         subcommand,
         name = "shell",
         help_triggers("-h", "--help", "help"),
-        example = "{command_name} --node shed",
+        example = "{command_name} --node shed\n\
+                   {command_name} --node shed --ssh\n\
+                   {command_name} --node shed --ssh --nc",
         note = "`~.` at the beginning of a line leaves a shell that hangs. Without a terminal the shell reads its \
                 commands from standard input."
     )]
     pub struct Shell {
+        /// use OpenSSH's client, through proxies that last as long as this command
+        #[argh(switch)]
+        pub ssh: bool,
+        /// with --ssh: print the client's command instead of running it, and stay
+        #[argh(switch)]
+        pub nc: bool,
     }
 }
 
@@ -83,6 +91,12 @@ pub async fn exec(app: &App, args: &Exec) -> Result<()> {
 
 /// Opens a login shell, on a terminal if we have one.
 pub async fn shell(app: &App, args: &Shell) -> Result<()> {
+    if args.ssh {
+        return ssh::run(app, args).await;
+    }
+    if args.nc {
+        return Err(Error::usage("--nc needs --ssh"));
+    }
     run(app, &args.target(), Vec::new(), terminal::of_stdin()).await
 }
 

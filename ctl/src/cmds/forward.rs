@@ -94,6 +94,7 @@ fn ingress(args: &Forward, from: NodeId) -> ProxyRequest {
         resume: None,
         key_prefix: None,
         sni: None,
+        ssh: None,
     }
 }
 
@@ -111,6 +112,7 @@ fn egress(args: &Forward, to: NodeId) -> ProxyRequest {
         resume: None,
         key_prefix: None,
         sni: None,
+        ssh: None,
     }
 }
 

@@ -1,8 +1,9 @@
 //! `proxy`: one side of a tunnel on a node, and the list of those it has.
 
 mod list;
+pub mod ssh;
 
-use std::{net::IpAddr, pin::pin};
+use std::{net::IpAddr, path::PathBuf, pin::pin};
 
 use argh::{ArgsInfo, FromArgs};
 use async_signal::{Signal, Signals};
@@ -11,7 +12,7 @@ use futures::{
     future::{self, Either},
 };
 use hive_protocol::{
-    Direction, HostPattern, KeyPrefix, ProxyId, ProxyKind,
+    Direction, HostPattern, KeyPrefix, ProxyId, ProxyKind, SshHost,
     message::{BindAddr, ProxyRequest, Request},
 };
 use serde_json::json;
@@ -34,6 +35,8 @@ node_verb! {
                    {command_name} --direction egress --target gpu:11434 --port 8080\n\
                    {command_name} --direction egress --target shed:443 --port 443 --bind 0.0.0.0 --sni shed.example.org\n\
                    {command_name} --direction ingress --origin gate:443 --port 8080 --tls true --key-prefix web\n\
+                   {command_name} --direction egress --target operator:PASSWORD --port 2222 --kind ssh
+\
                    {command_name} ls",
         note = "A tunnel has two sides: an egress listens on its node and sends to the target port of a peer; there an \
                 ingress lets exactly that peer and port in and connects to its own port. `hivectl forward` adds both."
@@ -42,7 +45,7 @@ node_verb! {
         /// which side: egress or ingress
         #[argh(option, arg_name = "side", from_str_fn(parse_direction))]
         pub direction: Option<Direction>,
-        /// egress: the peer and its port that connections go to
+        /// egress: the peer and its port that connections go to; ssh: user and password, or the user alone to be asked
         #[argh(option, arg_name = "peer:port")]
         pub target: Option<String>,
         /// ingress: the peer and its listening port that is let in
@@ -63,9 +66,12 @@ node_verb! {
         /// stay here and remove it when this command ends
         #[argh(switch)]
         pub temporary: bool,
-        /// what it carries: tcp
+        /// what it carries: tcp (default), or ssh for an SSH server in the agent
         #[argh(option)]
         pub kind: Option<String>,
+        /// ssh: file with the public keys that may log in, beside the password or instead of it
+        #[argh(option, arg_name = "file")]
+        pub authorized_keys: Option<PathBuf>,
         /// whether TLS is terminated here: bytes go on decrypted (default: false)
         #[argh(option, arg_name = "bool")]
         pub tls: Option<bool>,
@@ -167,13 +173,21 @@ async fn change(app: &App, target: &Target, id: ProxyId, request: Request, what:
 }
 
 async fn add(app: &App, args: &Proxy) -> Result<()> {
-    let request = request(args)?;
+    let request = match args.kind.as_deref() {
+        Some("ssh") => ssh::request(args).await?,
+        _ => request(args)?,
+    };
     let mut client = app.connect(&args.target()).await?;
     // Before anything is said: whoever reads the sentence may end the command at once.
     let signals = args.temporary.then(|| Signals::new([Signal::Int, Signal::Term, Signal::Hup])).transpose();
     let signals = signals.map_err(|e| Error::failed(format!("cannot wait for signals: {e}")))?;
     let id = client.add_proxy(request.clone()).await?;
-    app.out.done(&json!({ "id": id }), || sentence(id, &client, &request))?;
+    let host = match request.kind {
+        ProxyKind::Ssh => client.proxies().await?.into_iter().find(|proxy| proxy.id == id).and_then(|proxy| proxy.ssh),
+        ProxyKind::Tcp => None,
+    };
+    let value = host.as_ref().map_or_else(|| json!({ "id": id }), |host| json!({ "id": id, "ssh": host }));
+    app.out.done(&value, || sentence(id, &client, &request, host.as_ref()))?;
     match signals {
         Some(signals) => stay(&mut client, signals).await,
         None => Ok(()),
@@ -188,19 +202,21 @@ async fn stay(client: &mut Client, mut signals: Signals) -> Result<()> {
     }
 }
 
-fn sentence(id: ProxyId, client: &Client, request: &ProxyRequest) -> String {
+fn sentence(id: ProxyId, client: &Client, request: &ProxyRequest, host: Option<&SshHost>) -> String {
     let ProxyRequest { port, peer, peer_port, .. } = request;
     let what = match request.direction {
+        Direction::Egress if request.kind == ProxyKind::Ssh => format!("SSH is served on port {port}"),
         Direction::Egress => format!("port {port} leads to {peer}:{peer_port}"),
         Direction::Ingress => format!("{peer}:{peer_port} is let in to port {port}"),
     };
     let end = if request.temporary { " until this command ends (Ctrl-C)" } else { "" };
-    format!("proxy {id} at {}: {what}{end}", client.name)
+    let host = host.map(|host| format!("\nhost key {} {}", host.fingerprint, host.key)).unwrap_or_default();
+    format!("proxy {id} at {}: {what}{end}{host}", client.name)
 }
 
 /// The request that the flags make, if they make one.
 fn request(args: &Proxy) -> Result<ProxyRequest> {
-    refuse_later_options(args)?;
+    refuse_misplaced_options(args)?;
     let direction = required(args.direction, "--direction egress or --direction ingress")?;
     let Endpoint { node: peer, port: peer_port } = peer(args, direction)?;
     Ok(ProxyRequest {
@@ -216,6 +232,7 @@ fn request(args: &Proxy) -> Result<ProxyRequest> {
         resume: args.resume,
         key_prefix: key_prefix(args)?,
         sni: sni(args, direction)?,
+        ssh: None,
     })
 }
 
@@ -243,16 +260,12 @@ fn peer(args: &Proxy, direction: Direction) -> Result<Endpoint> {
     peer.parse().map_err(|e| Error::usage(format!("{option} {peer}: {e}")))
 }
 
-/// These belong to the command line that was agreed on; the node side comes with a later version.
-fn refuse_later_options(args: &Proxy) -> Result<()> {
-    let refused = match &args.kind {
-        Some(kind) if kind != "tcp" => Some(format!("--kind {kind}")),
-        _ => None,
-    };
-    refused.map_or(Ok(()), |option| {
-        Err(Error::usage(format!("{option} is not in this version"))
-            .hint("a proxy carries any protocol over TCP as it is"))
-    })
+fn refuse_misplaced_options(args: &Proxy) -> Result<()> {
+    match &args.kind {
+        Some(kind) if kind != "tcp" => Err(Error::usage(format!("--kind {kind}: expected tcp or ssh"))),
+        _ if args.authorized_keys.is_some() => Err(Error::usage("--authorized-keys needs --kind ssh")),
+        _ => Ok(()),
+    }
 }
 
 /// The certificate with which TLS is terminated, if it is.

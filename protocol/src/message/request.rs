@@ -11,7 +11,7 @@ use super::Response;
 use crate::SessionInfo;
 use crate::{
     Direction, HostPattern, Identity, KeyEntry, KeyName, KeyPrefix, NetworkName, NodeId, NodeName, ProxyId, ProxyKind,
-    codec, keys::TlsRequest,
+    SshLogin, codec, keys::TlsRequest,
 };
 
 /// What a client asks of a node.
@@ -309,13 +309,13 @@ pub struct ProxyRequest {
     /// What it speaks.
     #[n(1)]
     pub kind: ProxyKind,
-    /// Local port.
+    /// Local port; 0 at an egress for any that is free.
     #[n(2)]
     pub port: u16,
-    /// The peer: a peer id or a name that the node resolves.
+    /// The peer: a peer id or a name that the node resolves. Empty where the proxy leads to the node itself.
     #[n(3)]
     pub peer: String,
-    /// The peer's port.
+    /// The peer's port; 0 where there is no peer.
     #[n(4)]
     pub peer_port: u16,
     /// The network; needed where the peer is a member of several.
@@ -339,6 +339,9 @@ pub struct ProxyRequest {
     /// At an egress, the host name by which TLS clients ask for this proxy, among others on the same port.
     #[n(21)]
     pub sni: Option<HostPattern>,
+    /// Who may log in, where it speaks SSH.
+    #[n(22)]
+    pub ssh: Option<SshLogin>,
 }
 
 /// An address to listen on.

@@ -4,7 +4,7 @@ use hive_protocol::{
     AgentMetrics, Carrier, ConnectionCounts, CpuMetrics, Direction, DiskMetrics, GpuMetrics, Identity,
     InterfaceMetrics, KeyEntry, KeyInfo, KeyType, LogLevel, LogLine, MemoryMetrics, Metrics, NetworkInfo, NetworkName,
     NodeId, NodeInfo, NodeName, PathKind, PeerRecord, Problem, ProxyInfo, ProxyKind, ProxyState, Reachability,
-    SessionInfo, SignedRecord, StatusInfo, TemperatureMetrics, Timestamp, TunnelCounts,
+    SessionInfo, SignedRecord, SshHost, SshLogin, StatusInfo, TemperatureMetrics, Timestamp, TunnelCounts,
     keys::{Challenge, ExternalAccount, TlsRequest},
     message::{
         BindAddr, ClientMessage, Failure, FailureCode, FileInfo, ProxyRequest, Request, Response, RunRequest,
@@ -26,8 +26,10 @@ pub const OTHER_FILES: &[&str] = &[
     "Identity",
     "Identity.text",
     "Request.ProxyAdd.least",
+    "Request.ProxyAdd.ssh",
     "Request.ProxyAdd.tls",
     "Response.Proxies.named",
+    "Response.Proxies.ssh",
     "ClientMessage.Hello.least",
     "Response.Error.least",
     "Response.Nodes.relayed",
@@ -233,7 +235,41 @@ fn proxy_request() -> ProxyRequest {
         resume: None,
         key_prefix: None,
         sni: None,
+        ssh: None,
     }
+}
+
+/// With the fields that came after version 0.1.
+pub fn ssh_proxy() -> Request {
+    let login = SshLogin {
+        user: "operator".into(),
+        password: Some("$argon2id$v=19$m=19456,t=2,p=1$CQkJ$AAAA".into()),
+        keys: vec!["ssh-ed25519 AAAA".into()],
+    };
+    let none = ProxyRequest { network: None, bind: None, host: None, temporary: false, ..proxy_request() };
+    Request::ProxyAdd(ProxyRequest {
+        direction: Direction::Egress,
+        kind: ProxyKind::Ssh,
+        peer: String::new(),
+        peer_port: 0,
+        ssh: Some(login),
+        ..none
+    })
+}
+
+/// With the fields that came after version 0.1, and without those that only a tunnel has.
+pub fn ssh_proxies() -> Response {
+    let host = SshHost { key: "ssh-ed25519 AAAA".into(), fingerprint: "SHA256:abc".into() };
+    let ssh = ProxyInfo {
+        kind: ProxyKind::Ssh,
+        peer_id: None,
+        peer_name: None,
+        peer_port: None,
+        network: None,
+        ssh: Some(host),
+        ..proxy_info()
+    };
+    Response::Proxies { rows: vec![ssh], more: false }
 }
 
 /// With the fields that came after version 0.1.
@@ -335,10 +371,10 @@ fn proxy_info() -> ProxyInfo {
         port: 18_080,
         bind: "::1".parse().unwrap(),
         host: "127.0.0.1".into(),
-        peer_id: node(),
+        peer_id: Some(node()),
         peer_name: Some(name()),
-        peer_port: 8080,
-        network: network(),
+        peer_port: Some(8080),
+        network: Some(network()),
         tls: false,
         key_prefix: Some("web".into()),
         enabled: true,
@@ -351,6 +387,7 @@ fn proxy_info() -> ProxyInfo {
         bytes_out: 6_000_000,
         last_error: Some("target refused".into()),
         sni: None,
+        ssh: None,
     }
 }
 

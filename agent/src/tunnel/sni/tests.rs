@@ -15,12 +15,13 @@ fn spec(id: u64, sni: &str) -> Arc<ProxySpec> {
         port: 443,
         bind: DEFAULT_BIND,
         host: DEFAULT_HOST.into(),
-        remote,
+        remote: Some(remote),
         enabled: true,
         temporary: false,
         resume: None,
         key_prefix: None,
         sni: Some(sni.parse().unwrap()),
+        ssh: None,
     })
 }
 

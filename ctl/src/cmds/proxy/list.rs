@@ -15,6 +15,9 @@ pub fn table(proxies: &[ProxyInfo]) -> Table {
     let mut table = Table::new(&["id", "direction", "tunnel", "network", "state", "path", "streams", "in", "out"]);
     for proxy in proxies {
         table.row(cells(proxy));
+        if let Some(host) = &proxy.ssh {
+            table.note(1, Cell::new(format!("host key: {}", host.fingerprint), Style::Dim));
+        }
         if let Some(error) = &proxy.last_error {
             table.note(1, Cell::new(format!("error: {error}"), Style::Bad));
         }
@@ -31,7 +34,7 @@ fn cells(proxy: &ProxyInfo) -> [Cell; 9] {
         proxy.id.to_string().into(),
         direction.into(),
         tunnel(proxy).into(),
-        proxy.network.to_string().into(),
+        proxy.network.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string).into(),
         state(proxy),
         path(proxy.path),
         format!("{} of {}", proxy.streams, proxy.streams_total).into(),
@@ -42,8 +45,11 @@ fn cells(proxy: &ProxyInfo) -> [Cell; 9] {
 
 /// Both ends, the local one first; the arrow says which way connections are made.
 fn tunnel(proxy: &ProxyInfo) -> String {
-    let name = proxy.peer_name.as_ref().map_or_else(|| proxy.peer_id.to_string(), ToString::to_string);
-    let peer = format!("{name}:{}", proxy.peer_port);
+    let name = proxy.peer_name.as_ref().map(ToString::to_string).or_else(|| Some(proxy.peer_id?.to_string()));
+    let (Some(name), Some(port)) = (name, proxy.peer_port) else {
+        return format!("{} → SSH here", SocketAddr::new(proxy.bind, proxy.port));
+    };
+    let peer = format!("{name}:{port}");
     let tls = proxy.key_prefix.as_ref().map(|prefix| format!(" (TLS: {prefix})")).unwrap_or_default();
     let name = proxy.sni.as_ref().map(|sni| format!(" for {sni}")).unwrap_or_default();
     match proxy.direction {
@@ -74,7 +80,7 @@ fn path(path: PathKind) -> Cell {
 
 #[cfg(test)]
 mod tests {
-    use hive_protocol::{DEFAULT_BIND, DEFAULT_HOST, NodeId, ProxyKind};
+    use hive_protocol::{DEFAULT_BIND, DEFAULT_HOST, NodeId, ProxyKind, SshHost};
 
     use super::*;
 
@@ -86,10 +92,10 @@ mod tests {
             port: 8080,
             bind: DEFAULT_BIND,
             host: DEFAULT_HOST.into(),
-            peer_id: NodeId::from_bytes([5; 32]),
+            peer_id: Some(NodeId::from_bytes([5; 32])),
             peer_name: Some("shed".parse().unwrap()),
-            peer_port: 80,
-            network: "home".parse().unwrap(),
+            peer_port: Some(80),
+            network: Some("home".parse().unwrap()),
             tls: false,
             key_prefix: None,
             enabled: true,
@@ -102,6 +108,7 @@ mod tests {
             bytes_out: 3_500,
             last_error: None,
             sni: None,
+            ssh: None,
         }
     }
 
@@ -136,9 +143,31 @@ id  direction  tunnel                    network  state                path    s
     }
 
     #[test]
+    fn an_ssh_server_shows_its_fingerprint_and_no_peer() {
+        let host = SshHost { key: "ssh-ed25519 AAAA".into(), fingerprint: "SHA256:abc".into() };
+        let server = ProxyInfo {
+            kind: ProxyKind::Ssh,
+            peer_id: None,
+            peer_name: None,
+            peer_port: None,
+            network: None,
+            path: PathKind::None,
+            state: ProxyState::Listening,
+            ssh: Some(host),
+            ..proxy()
+        };
+        let expected = "\
+id  direction  tunnel                     network  state      path  streams  in       out
+1   egress     127.0.0.1:8080 → SSH here  -        listening  none  2 of 14  1.0 MiB  3.4 KiB
+    host key: SHA256:abc
+";
+        assert_eq!(table(&[server]).render(false), expected);
+    }
+
+    #[test]
     fn a_peer_without_a_name_is_shown_whole() {
         let nameless = ProxyInfo { peer_name: None, ..proxy() };
-        assert!(tunnel(&nameless).ends_with(&format!("→ {}:80", nameless.peer_id)));
+        assert!(tunnel(&nameless).ends_with(&format!("→ {}:80", nameless.peer_id.unwrap())));
     }
 
     #[test]

@@ -29,6 +29,7 @@ fn the_flags_of_the_original_make_requests() {
         resume: None,
         key_prefix: None,
         sni: None,
+        ssh: None,
     };
     assert_eq!(egress, expected);
     let ingress = flags("--direction ingress --origin laptop:8080 --port 80 --host db.lan --temporary").unwrap();
@@ -59,11 +60,47 @@ fn what_does_not_fit_together_is_a_usage_error() {
 }
 
 #[test]
-fn options_of_later_versions_say_so() {
+fn kinds_are_known_and_keys_are_for_ssh() {
     let base = "--direction ingress --origin shed:80 --port 80";
-    let error = flags(&format!("{base} --kind ssh")).unwrap_err();
-    assert!(error.what.ends_with("is not in this version"), "{}", error.what);
+    for line in ["--kind udp", "--authorized-keys file"] {
+        assert_eq!(flags(&format!("{base} {line}")).unwrap_err().status, Status::Usage, "{line}");
+    }
     assert!(flags(&format!("{base} --tls false --kind tcp")).is_ok());
+}
+
+fn ssh(line: &str) -> Result<ProxyRequest> {
+    let words = format!("proxy --kind ssh {line}").split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let Parsed::Run(args) = parse(words)? else { panic!("{line} prints") };
+    let Some(Verb::Proxy(proxy)) = args.verb else { panic!("{line} is another verb") };
+    smol::block_on(super::ssh::request(&proxy))
+}
+
+#[test]
+fn an_ssh_server_has_a_user_and_the_hash_of_a_password() {
+    let request = ssh("--direction egress --target operator:se:cret --port 2222").unwrap();
+    let login = request.ssh.clone().unwrap();
+    let hashed: hive_protocol::password::PasswordHashed = login.password.clone().unwrap().parse().unwrap();
+    assert!(login.user == "operator" && hashed.matches("se:cret"));
+    assert_eq!((request.kind, request.peer.as_str(), request.bind), (ProxyKind::Ssh, "", None));
+    let again = ssh(&format!("--direction egress --target x:hash_{} --port 22", hashed.to_phc())).unwrap();
+    assert_eq!(again.ssh.unwrap().password, login.password);
+    assert!(!format!("{request:?}").contains("operator"), "neither name nor hash is ever logged");
+}
+
+#[test]
+fn what_an_ssh_server_cannot_be_is_a_usage_error() {
+    for line in [
+        "--direction ingress --target a:b --port 80",
+        "--direction egress --target a:b",
+        "--direction egress --port 80",
+        "--direction egress --target a:b --port 80 --host x",
+        "--direction egress --target a:b --port 80 --sni shed.example",
+        "--direction egress --target a:b --port 80 --tls true --key-prefix web",
+        "--direction egress --target a:hash_nonsense --port 80",
+        "--direction egress --target a: --port 80",
+    ] {
+        assert_eq!(ssh(line).unwrap_err().status, Status::Usage, "{line}");
+    }
 }
 
 #[test]
