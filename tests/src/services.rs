@@ -7,6 +7,7 @@ mod nginx;
 mod postgres;
 mod redis;
 mod sse;
+mod sshd;
 pub mod websocket;
 
 pub use http2::http2;
@@ -14,6 +15,7 @@ pub use nginx::Nginx;
 pub use postgres::Postgres;
 pub use redis::Redis;
 pub use sse::Sse;
+pub use sshd::Sshd;
 
 use crate::notice;
 use std::path::{Path, PathBuf};

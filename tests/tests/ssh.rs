@@ -6,66 +6,31 @@ use hive_tests::{
     notice,
     pair::{ADMIN, Pair},
     payload,
-    process::{self, Output, PATIENCE, Process},
-    wait::wait_until,
+    process::{self, Output, PATIENCE},
+    services::Sshd,
 };
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
-const SSHD: &str = "/usr/sbin/sshd";
-
-/// A node with an `sshd` on its loopback, and what it takes to log in there.
+/// A node with an `sshd` on its loopback.
 struct Server {
     pair: Pair,
-    folder: PathBuf,
-    port: u16,
-    _sshd: Process,
+    sshd: Sshd,
 }
 
 impl Server {
     fn start(lab: &Lab, test: &str) -> Option<Server> {
-        if !rustix::process::geteuid().is_root() || !Path::new(SSHD).exists() {
-            notice::left_out(test, "needs root and Debian's openssh-server");
-            return None;
-        }
         let pair = Pair::start(lab);
-        let folder = pair.far.host().folder("ssh");
-        for key in ["host", "user"] {
-            let made =
-                Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(folder.join(key)).status();
-            assert!(made.expect("ssh-keygen").success());
-        }
-        let port = pair.far.host().free_port();
-        let sshd = sshd(&pair, &folder, port);
-        let address = ([127, 0, 0, 1], port).into();
-        wait_until("sshd listens", PATIENCE, || pair.far.host().connect(address).is_ok());
-        let host_key = fs::read_to_string(folder.join("host.pub")).expect("a host key");
-        fs::write(folder.join("known_hosts"), format!("far {host_key}")).expect("a file");
-        Some(Server { pair, folder, port, _sshd: sshd })
+        let sshd = Sshd::start(test, pair.far.host())?;
+        Some(Server { pair, sshd })
     }
 
-    /// Options of every program of OpenSSH: the way, the pinned host key, and no questions.
+    /// Options of every program of OpenSSH: the way, and what it takes to log in.
     fn options(&self) -> Vec<String> {
-        let connect = self.pair.near.ctl_command(ADMIN, &["connect", &format!("far:{}", self.port)]);
+        let connect = self.pair.near.ctl_command(ADMIN, &["connect", &format!("far:{}", self.sshd.port())]);
         let words = std::iter::once(connect.get_program()).chain(connect.get_args());
         let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
-        let known = self.folder.join("known_hosts");
-        let user = self.folder.join("user");
-        [
-            format!("ProxyCommand={}", words.join(" ")),
-            format!("UserKnownHostsFile={}", known.display()),
-            "StrictHostKeyChecking=yes".into(),
-            format!("IdentityFile={}", user.display()),
-            "IdentitiesOnly=yes".into(),
-            "BatchMode=yes".into(),
-        ]
-        .into_iter()
-        .flat_map(|option| ["-o".to_owned(), option])
-        .collect()
+        let way = ["-o".to_owned(), format!("ProxyCommand={}", words.join(" "))];
+        way.into_iter().chain(self.sshd.options()).collect()
     }
 
     fn run(&self, program: &str, words: &[&str], stdin: &[u8]) -> Output {
@@ -85,21 +50,6 @@ impl Server {
     }
 }
 
-fn sshd(pair: &Pair, folder: &Path, port: u16) -> Process {
-    // Where sshd has its unprivileged half live.
-    fs::create_dir_all("/run/sshd").expect("a folder");
-    let config = format!(
-        "ListenAddress 127.0.0.1:{port}\nHostKey {0}/host\nAuthorizedKeysFile {0}/user.pub\nPidFile none\nStrictModes no\n\
-         PasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n",
-        folder.display()
-    );
-    let path = folder.join("sshd_config");
-    fs::write(&path, config).expect("a file");
-    let mut command = pair.far.host().command(SSHD);
-    command.args(["-D", "-e", "-f"]).arg(path);
-    Process::start(pair.far.host(), "sshd", command)
-}
-
 #[test]
 fn every_program_of_openssh_goes_through_connect() {
     let lab = Lab::new();
@@ -108,7 +58,7 @@ fn every_program_of_openssh_goes_through_connect() {
     assert_eq!((output.status, output.stdout.as_str()), (Some(3), "out\n"), "{output:#?}");
     assert!(output.stderr.contains("err\n"), "{output:#?}");
 
-    let (here, there) = (server.folder.join("here"), server.folder.join("there"));
+    let (here, there) = (server.sshd.folder().join("here"), server.sshd.folder().join("there"));
     let content = payload::bytes(11, 64 << 20);
     fs::write(&here, &content).unwrap();
     fs::set_permissions(&here, fs::Permissions::from_mode(0o640)).unwrap();

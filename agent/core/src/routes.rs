@@ -15,7 +15,12 @@ use hive_protocol::{
     tunnel::{Open, Refusal, RefuseReason},
 };
 
-use crate::{Change, ConnId, connections::Connections, membership::Membership, outbox::Outbox};
+use crate::{
+    Change, ConnId,
+    connections::{Connection, Connections},
+    membership::Membership,
+    outbox::Outbox,
+};
 
 /// Most proxies of a node.
 const MOST: usize = 1024;
@@ -49,6 +54,14 @@ type IngressKey = (NetworkName, NodeId, u16, u16);
 struct Link {
     peer: NodeId,
     networks: BTreeSet<NetworkName>,
+    /// It leads to where the peer was.
+    left_behind: bool,
+}
+
+impl Link {
+    fn of(connection: &Connection) -> Self {
+        Self { peer: connection.peer, networks: connection.networks(), left_behind: connection.left_behind }
+    }
 }
 
 impl Routes {
@@ -57,7 +70,7 @@ impl Routes {
         let ingress = proxies.iter().filter(|spec| spec.direction == Direction::Ingress);
         Self {
             ingress: ingress.filter_map(|spec| Some((ingress_key(spec)?, Arc::clone(spec)))).collect(),
-            links: connections.iter().map(|(id, c)| (id, Link { peer: c.peer, networks: c.networks() })).collect(),
+            links: connections.iter().map(|(id, c)| (id, Link::of(c))).collect(),
             best: best_paths(connections),
             kept_out: networks.iter().flat_map(|(name, n)| n.banned.iter().map(|node| (name.clone(), *node))).collect(),
             proxies,
@@ -92,7 +105,9 @@ impl Routes {
             (Some(None), None) => return Standing::Held,
             _ => return Standing::Revoked,
         };
+        let better = || self.path(&remote.network, &remote.node).is_some_and(|best| best != conn);
         match self.links.get(&conn) {
+            Some(link) if link.left_behind && better() => Standing::Absent,
             Some(link) if link.peer == remote.node && link.networks.contains(&remote.network) => Standing::Held,
             None if !self.kept_out.contains(&(remote.network.clone(), remote.node)) => Standing::Absent,
             _ => Standing::Revoked,

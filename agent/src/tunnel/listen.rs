@@ -222,7 +222,7 @@ async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Outer) {
     };
     // It leaves with the first bytes of the application, if there are any yet.
     carrier.writer.put(&tunnel::encode_cbor(Kind::Open, &open));
-    let egress = Egress { node: &node, spec: &spec, remote, stream: open.stream };
+    let mut egress = Egress { node: &node, spec: &spec, remote, stream: open.stream, beside: connection };
     let session = Session::asking(local, counters.clone(), grace);
     let cut = async { Err(session.cut_short(&entry).await) };
     match or(cut, egress.carry(&session, &mut carrier, &entry)).await {
@@ -246,11 +246,13 @@ struct Egress<'a> {
     spec: &'a ProxySpec,
     remote: &'a Remote,
     stream: [u8; 16],
+    /// The connection that its carrier belongs to, or was made beside.
+    beside: Connection,
 }
 
 impl Egress<'_> {
     /// Carries the stream to its end, on one carrier after another if it is lasting.
-    async fn carry(&self, session: &Session, carrier: &mut Carrier, entry: &Entry) -> Result<(), Broken> {
+    async fn carry(&mut self, session: &Session, carrier: &mut Carrier, entry: &Entry) -> Result<(), Broken> {
         loop {
             let doubted = async {
                 entry.doubted().await;
@@ -268,9 +270,10 @@ impl Egress<'_> {
     }
 
     /// Finds a carrier and the other end of the stream on it.
-    async fn resume(&self, session: &Session) -> Result<Carrier, Broken> {
+    async fn resume(&mut self, session: &Session) -> Result<Carrier, Broken> {
         loop {
-            if let Ok((_, mut carrier)) = path(self.node, self.spec.id, self.remote).await {
+            if let Ok((connection, mut carrier)) = path(self.node, self.spec.id, self.remote).await {
+                self.beside = connection;
                 match within(RESUME_TIMEOUT, self.ask(session, &mut carrier)).await {
                     Some(Ok(())) => return Ok(carrier),
                     Some(Err(refused @ (Broken::Refused(_) | Broken::Violation(_)))) => return Err(refused),
@@ -299,7 +302,7 @@ impl Egress<'_> {
             return carrier.retire().await;
         }
         if let Some(channel) = carrier.into_channel() {
-            self.node.pool.give(self.remote.node, channel);
+            self.node.pool.give(&self.beside, channel);
         }
     }
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use async_io::Timer;
+use hive_core::ConnId;
 use hive_protocol::NodeId;
 use hive_transport::{
     bulk::{self, Channel},
@@ -53,13 +54,21 @@ struct Peer {
 
 #[derive(Default)]
 struct State {
-    idle: Vec<(Channel, Instant)>,
+    idle: Vec<Idle>,
     /// Where it answered last.
     answers_at: Option<SocketAddr>,
     /// For how long it was left alone last, and until when it is.
     rest: Option<(Duration, Instant)>,
     /// A task looks after what is idle.
     kept: bool,
+}
+
+/// A channel that waits for its next stream.
+struct Idle {
+    channel: Channel,
+    since: Instant,
+    /// The connection beside which it was made. Another one may have another path, and this one's be dead.
+    beside: ConnId,
 }
 
 impl Pool {
@@ -71,7 +80,7 @@ impl Pool {
     /// A ready channel to the peer of a direct connection, or a new one; none where the bulk plane cannot reach it.
     pub async fn take(&self, node: &Handle, connection: &Connection) -> Option<Channel> {
         let peer = self.peer(connection.peer)?;
-        if let Some(channel) = peer.ready() {
+        if let Some(channel) = peer.ready(connection.conn) {
             return Some(channel);
         }
         if connection.relayed() || peer.is_resting() {
@@ -87,10 +96,10 @@ impl Pool {
         found.ok()
     }
 
-    /// Keeps a channel that has ended its stream.
-    pub fn give(&self, to: NodeId, channel: Channel) {
-        if let Some(peer) = self.peer(to) {
-            peer.keep(channel);
+    /// Keeps a channel that has ended its stream, for others beside the same connection.
+    pub fn give(&self, to: &Connection, channel: Channel) {
+        if let Some(peer) = self.peer(to.peer) {
+            peer.keep(channel, to.conn);
         }
     }
 
@@ -121,10 +130,11 @@ impl Peer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The channel that was used last: the others may rest in peace.
-    fn ready(&self) -> Option<Channel> {
+    /// The channel that was used last beside this connection: the others may rest in peace.
+    fn ready(&self, beside: ConnId) -> Option<Channel> {
         let mut state = self.state();
-        while let Some((channel, _)) = state.idle.pop() {
+        while let Some(at) = state.idle.iter().rposition(|idle| idle.beside == beside) {
+            let Idle { channel, .. } = state.idle.remove(at);
             if channel.is_live() {
                 return Some(channel);
             }
@@ -148,7 +158,7 @@ impl Peer {
     /// Finds a channel for whoever waits at `asked`, or the next who asks.
     async fn provide(self: Arc<Self>, node: Handle, connection: Connection, asked: Sender<Channel>) {
         let dialling = self.dials.acquire().await;
-        let found = match self.ready() {
+        let found = match self.ready(connection.conn) {
             Some(channel) => Some(channel),
             None => {
                 let last = self.state().answers_at;
@@ -158,7 +168,7 @@ impl Peer {
         drop(dialling);
         let Some(channel) = found else { return };
         if let Err(late) = asked.try_send(channel) {
-            self.keep(late.into_inner());
+            self.keep(late.into_inner(), connection.conn);
         }
     }
 
@@ -178,12 +188,12 @@ impl Peer {
         None
     }
 
-    fn keep(self: Arc<Self>, mut channel: Channel) {
+    fn keep(self: Arc<Self>, mut channel: Channel, beside: ConnId) {
         let mut state = self.state();
         if state.idle.len() >= MOST_IDLE {
             return channel.writer.close();
         }
-        state.idle.push((channel, Instant::now()));
+        state.idle.push(Idle { channel, since: Instant::now(), beside });
         if !std::mem::replace(&mut state.kept, true) {
             exec::spawn(self.clone().close_idle()).detach();
         }
@@ -200,7 +210,7 @@ impl Peer {
     /// Whether any channel is left that was not idle too long.
     fn has_idle(&self) -> bool {
         let mut state = self.state();
-        state.idle.retain_mut(|(channel, since)| {
+        state.idle.retain_mut(|Idle { channel, since, .. }| {
             let keep = since.elapsed() < IDLE && channel.is_live();
             if !keep {
                 channel.writer.close();
@@ -214,13 +224,14 @@ impl Peer {
 
 /// Where the bulk plane of a connection's peer may answer, the likeliest place first.
 async fn candidates(node: &Handle, connection: &Connection, last: Option<SocketAddr>) -> Vec<SocketAddr> {
-    let mut found: Vec<SocketAddr> = last.into_iter().collect();
-    if connection.dialled {
-        found.extend(tcp_address(&connection.address));
-    }
     let peer = connection.peer;
     let published = node.ask(move |core, _| core.addresses_of(&peer)).await.unwrap_or_default();
     let mut published: Vec<SocketAddr> = published.iter().filter_map(tcp_address).collect();
+    let dialled = tcp_address(&connection.address).filter(|_| connection.dialled);
+    // Where it answered last is no more than a memory once nobody says so any more.
+    let mut found: Vec<SocketAddr> =
+        last.into_iter().filter(|at| published.contains(at) || dialled == Some(*at)).collect();
+    found.extend(dialled);
     // The address that the peer uses towards us is one that it can be reached at, if any is.
     let here = connection.ip().map(|ip: IpAddr| ip.to_canonical());
     published.sort_by_key(|at| Some(at.ip().to_canonical()) != here);

@@ -1,5 +1,5 @@
 //! The benchmark: what a tunnel between two agents costs, as ratios to plain TCP over the same loopback in the same run,
-//! raw and tunnelled taking turns; TLS that ends at an agent against nginx; and what an agent costs that has nothing to do.
+//! raw and tunnelled taking turns; TLS that ends at an agent against nginx; `exec` against OpenSSH; and what an agent costs that has nothing to do.
 //! `tests/bench` builds and starts it.
 //!
 //! Single speeds of a shared machine mean little; ratios, CPU seconds and medians over the turns are what to compare.
@@ -8,6 +8,7 @@
 
 mod bulk;
 mod connections;
+mod exec;
 mod idle;
 mod latency;
 mod memory;
@@ -40,6 +41,7 @@ struct Arguments {
 #[argh(subcommand)]
 enum What {
     Idle(idle::Idle),
+    Exec(exec::Exec),
     Tls(tls::Tls),
 }
 
@@ -48,6 +50,7 @@ fn main() -> io::Result<()> {
     let lab = Lab::new();
     let report = match &arguments.what {
         Some(What::Idle(idle)) => idle.measure(&lab),
+        Some(What::Exec(_)) => exec::measure(&lab, arguments.rounds, arguments.mib << 20)?,
         Some(What::Tls(_)) => tls::measure(&lab, arguments.rounds, arguments.mib << 20)?,
         None => tunnels(&lab, &arguments)?,
     };
