@@ -1,4 +1,4 @@
-//! `hive-agent sftp-server`: files over standard input and output, for the clients of [`crate::ssh`].
+//! `hive-agent sftp-server`: files over standard input and output, for the clients of the SSH server.
 //!
 //! Version 3 of the protocol (draft-ietf-secsh-filexfer-02), which OpenSSH's `sftp` and `scp` speak, with those of its
 //! extensions that they use. It runs as a process of its own with the rights of the agent's user, one per client, and
