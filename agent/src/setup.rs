@@ -1,7 +1,5 @@
 //! What an agent is started with, brought into the core: the admin account and the networks.
 
-use std::time::Duration;
-
 use hive_core::{Admin, Core};
 use hive_protocol::{
     NetworkName,
@@ -15,8 +13,6 @@ use crate::{
     random,
 };
 
-/// How long the old password of a network is accepted beside one newly given at start.
-const ROTATION_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// The admin account that is made where none was given.
 pub const DEFAULT_ADMIN: &str = "admin";
 
@@ -62,17 +58,19 @@ fn apply_networks(core: &mut Core, settings: &Settings, made: &mut Vec<String>) 
     Ok(())
 }
 
-/// Joins a network; another password than the stored one replaces it, the old one staying good for a while.
+/// Joins a network. Another password than the stored one is not taken: it may be from before a rotation, and whoever was
+/// shut out by that would be let in again.
 fn join(core: &mut Core, name: &NetworkName, secret: Secret) -> Result<(), Error> {
     let stored = core.join_secrets(name, &core.id(), now()).into_iter().next();
     match stored {
-        Some(before) if before == secret => Ok(()),
-        Some(_) => {
-            log::warn!("network {name}: the password given differs from the stored one and replaces it");
-            core.rotate(name, secret, ROTATION_GRACE, now()).map_err(Error::Refused)
-        }
-        None => core.join_network(name, secret, now()).map_err(Error::Refused),
+        Some(before) if before == secret => {}
+        Some(_) => log::warn!(
+            "network {name}: the password given is not the one in use and is passed over; change it with `hivectl networks \
+             rotate`, or take it out of what this agent is started with"
+        ),
+        None => core.join_network(name, secret, now()).map_err(Error::Refused)?,
     }
+    Ok(())
 }
 
 fn create(core: &mut Core, name: &NetworkName, made: &mut Vec<String>) -> Result<(), Error> {

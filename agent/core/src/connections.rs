@@ -121,10 +121,10 @@ impl Connection {
         now.into()
     }
 
-    /// What makes a path the better one, the smaller first: direct before relayed, TCP before QUIC, the oldest first. One
-    /// to where the peer has been comes after its like.
+    /// What makes a path the better one, the smaller first: to where the peer is before to where it was, direct before
+    /// relayed, TCP before QUIC, the oldest first.
     pub fn rank(&self) -> impl Ord + use<> {
-        (self.relayed, self.is_quic(), self.left_behind, self.since)
+        (self.left_behind, self.relayed, self.is_quic(), self.since)
     }
 
     fn is_stranger(&self) -> bool {

@@ -166,6 +166,8 @@ pub enum Event {
     },
     /// The addresses under which this node can be dialled changed (interfaces, listeners, announcements).
     Addresses(Vec<Multiaddr>),
+    /// The machine no longer has this address.
+    AddressGone(IpAddr),
     /// Somebody local needs a connection to this peer soon (an egress with a waiting client, `--node`).
     Wanted {
         /// Whom.

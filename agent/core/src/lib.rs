@@ -188,6 +188,7 @@ impl Core {
             Event::JoinFailed { conn, network, refusal } => self.join_failed(conn, &network, refusal, now),
             Event::JoinRefused { network } => self.join_refused(&network, now),
             Event::Sync { conn, message } => self.synced(conn, message, now),
+            Event::AddressGone(address) => self.address_gone(&address),
             Event::Addresses(addresses) => self.addresses_changed(addresses, now),
             Event::Wanted { peer } => self.wanted(peer, now),
             Event::RoundTrip { conn, rtt } => self.round_trip(conn, rtt, now),

@@ -54,10 +54,6 @@ impl Own {
         if let [only] = all[..] { Some(only) } else { None }
     }
 
-    pub fn has_ip(&self, own: &IpAddr) -> bool {
-        self.direct.iter().filter_map(ip).any(|ip| ip == *own)
-    }
-
     pub fn relay_mode(&self) -> RelayMode {
         self.config.relay
     }

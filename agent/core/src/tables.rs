@@ -1,6 +1,6 @@
 //! The peer tables at work: own records, records of others, comparisons, lapses, flushes.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use hive_protocol::{
     NetworkName, NodeId, SignedRecord, Timestamp,
@@ -90,13 +90,12 @@ impl Core {
         }
         self.reach_changed(now);
         self.restart_punches(now, |_| true);
-        self.close_stranded();
     }
 
-    /// Closes the connections that left from an address which is gone: no packet on them arrives any more, and nobody
-    /// would notice for a while.
-    fn close_stranded(&mut self) {
-        let is_stranded = |c: &Connection| c.local.is_some_and(|local| !self.own.has_ip(&local));
+    /// Closes the connections that left from an address of this machine which is gone: no packet on them arrives any more,
+    /// and nobody would notice for a while.
+    pub(crate) fn address_gone(&mut self, address: &IpAddr) {
+        let is_stranded = |c: &Connection| c.local.as_ref() == Some(address);
         let stranded: Vec<_> = self.connections.iter().filter(|(_, c)| is_stranded(c)).map(|(conn, _)| conn).collect();
         stranded.into_iter().for_each(|conn| self.close(conn, "its local address is gone"));
     }

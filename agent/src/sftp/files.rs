@@ -4,9 +4,12 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions, ReadDir},
     io,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::{
+            ffi::OsStrExt,
+            fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+        },
     },
     path::{Path, PathBuf},
     time::SystemTime,
@@ -42,7 +45,7 @@ pub struct Files {
 }
 
 enum Open {
-    File { file: File, path: PathBuf, append: bool },
+    File { file: File, append: bool },
     Folder { entries: ReadDir, path: PathBuf },
 }
 
@@ -57,12 +60,13 @@ impl Files {
             wire::READ => self.read(id, fields),
             wire::WRITE => self.write(id, fields),
             wire::FSTAT => {
-                let (file, _) = self.file(fields)?;
+                let file = self.file(fields)?;
                 Ok(attributes::write(Packet::new(wire::ATTRS, id), &file.metadata()?))
             }
             wire::FSETSTAT => {
-                let path = self.file(fields)?.1.to_owned();
-                Attributes::read(fields)?.apply(&path, true)?;
+                // By the descriptor: somebody may have put another file where this one was opened.
+                let open = PathBuf::from(format!("/proc/self/fd/{}", self.file(fields)?.as_raw_fd()));
+                Attributes::read(fields)?.apply(&open, true)?;
                 Ok(done(id))
             }
             wire::OPENDIR => {
@@ -87,7 +91,7 @@ impl Files {
             options.append(true).truncate(false);
         }
         let file = options.open(&path)?;
-        self.enter(id, Open::File { file, path, append })
+        self.enter(id, Open::File { file, append })
     }
 
     fn enter(&mut self, id: u32, open: Open) -> Answer {
@@ -104,15 +108,15 @@ impl Files {
         self.open.remove(&handle).map(|_| done(id)).ok_or(NO_HANDLE)
     }
 
-    fn file(&self, fields: &mut Fields<'_>) -> Result<(&File, &Path), Bad> {
+    fn file(&self, fields: &mut Fields<'_>) -> Result<&File, Bad> {
         match self.open.get(&handle(fields)?) {
-            Some(Open::File { file, path, .. }) => Ok((file, path)),
+            Some(Open::File { file, .. }) => Ok(file),
             _ => Err(NO_HANDLE),
         }
     }
 
     fn read(&self, id: u32, fields: &mut Fields<'_>) -> Answer {
-        let (file, _) = self.file(fields)?;
+        let file = self.file(fields)?;
         let (offset, length) = (fields.long()?, fields.number()? as usize);
         let mut bytes = vec![0; length.min(MAX_BYTES)];
         match file.read_at(&mut bytes, offset)? {
@@ -155,7 +159,7 @@ impl Files {
         match fields.bytes()? {
             b"posix-rename@openssh.com" => fs::rename(fields.path()?, fields.path()?)?,
             b"hardlink@openssh.com" => fs::hard_link(fields.path()?, fields.path()?)?,
-            b"fsync@openssh.com" => self.file(fields)?.0.sync_all()?,
+            b"fsync@openssh.com" => self.file(fields)?.sync_all()?,
             b"lsetstat@openssh.com" => {
                 let path = fields.path()?;
                 Attributes::read(fields)?.apply(path, false)?;

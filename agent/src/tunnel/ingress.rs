@@ -138,7 +138,7 @@ impl Ingress {
     }
 
     async fn carry(&self, conn: ConnId, spec: &ProxySpec, open: &Open, mut carrier: Carrier) -> Option<Carrier> {
-        let place = self.node.waiting.enter((self.peer, open.stream))?;
+        let place = self.node.waiting.enter((self.peer, open.stream), open.network.clone())?;
         let grace = open.grace.unwrap_or(0).min(MOST_GRACE);
         let entry = self.node.tunnels.enter(spec, Some(conn), Duration::from_secs(grace.into()));
         // The rule may have gone between admission and entry.
@@ -186,10 +186,24 @@ impl Ingress {
         Ok(outer)
     }
 
+    /// Whether the peer is, or within a moment becomes, a member of the network that a stream of its belongs to. A channel
+    /// of its may stand on another network, and the right to this one be gone.
+    async fn is_entitled(&self, name: &Name) -> bool {
+        let Some(network) = self.node.waiting.network(name) else { return true };
+        let member = self.node.routes.wait_for(|routes| routes.path(&network, &self.peer).map(drop));
+        within(JOIN_LAG, member).await.is_some()
+    }
+
     /// Leads a carrier to the stream that it is for.
     async fn resume(&self, resume: &Resume, carrier: Carrier) -> Option<Carrier> {
+        let name = (self.peer, resume.stream);
+        if !self.is_entitled(&name).await {
+            let text = "not a member of its network".to_owned();
+            refuse(carrier, &Refusal { reason: RefuseReason::Unknown, text }).await;
+            return None;
+        }
         let arrival = Arrival { carrier, delivered: resume.delivered };
-        match self.node.waiting.lead(&(self.peer, resume.stream), arrival) {
+        match self.node.waiting.lead(&name, arrival) {
             Led::On => None,
             Led::Ended(Arrival { mut carrier, .. }, count) => {
                 let resumed = tunnel::encode_count(Kind::Resumed, count);

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use hive_protocol::NodeId;
+use hive_protocol::{NetworkName, NodeId};
 use smol::channel::{self, Receiver, Sender};
 
 use super::carrier::Carrier;
@@ -30,10 +30,17 @@ pub struct Waiting(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    live: BTreeMap<Name, Sender<Arrival>>,
+    live: BTreeMap<Name, Live>,
     /// What this side had got of streams that ended well.
     ended: BTreeMap<Name, u64>,
     order: VecDeque<Name>,
+}
+
+/// A stream that may wait for its next carrier.
+struct Live {
+    arrivals: Sender<Arrival>,
+    /// Of which its peer has to be a member.
+    network: NetworkName,
 }
 
 /// What became of an arrival.
@@ -48,23 +55,28 @@ pub enum Led {
 
 impl Waiting {
     /// Enters a stream; none if its name is taken.
-    pub fn enter(self: &Arc<Self>, name: Name) -> Option<Place> {
+    pub fn enter(self: &Arc<Self>, name: Name, network: NetworkName) -> Option<Place> {
         let mut inner = self.lock();
         if inner.live.contains_key(&name) || inner.ended.contains_key(&name) {
             return None;
         }
         let (sender, arrivals) = channel::bounded(1);
-        inner.live.insert(name, sender);
+        inner.live.insert(name, Live { arrivals: sender, network });
         Some(Place { waiting: self.clone(), name, arrivals, ended: None })
+    }
+
+    /// The network of a stream that lives.
+    pub fn network(&self, name: &Name) -> Option<NetworkName> {
+        self.lock().live.get(name).map(|live| live.network.clone())
     }
 
     /// Leads a carrier to its stream.
     pub fn lead(&self, name: &Name, arrival: Arrival) -> Led {
         let inner = self.lock();
-        if let Some(sender) = inner.live.get(name) {
-            return match sender.try_send(arrival) {
-                Ok(()) => Led::On,
-                // Another one waits already: this peer is in too much of a hurry.
+        if let Some(live) = inner.live.get(name) {
+            return match live.arrivals.force_send(arrival) {
+                // One that waits already is from an attempt that the peer has given up.
+                Ok(_given_up) => Led::On,
                 Err(error) => Led::Unknown(error.into_inner()),
             };
         }
@@ -131,18 +143,22 @@ mod tests {
         NodeId::from_peer_id(&key.public().to_peer_id()).unwrap()
     }
 
+    fn network() -> NetworkName {
+        "home".parse().unwrap()
+    }
+
     #[test]
     fn a_name_is_taken_while_its_stream_lives_and_while_its_end_is_remembered() {
         let waiting = Arc::<Waiting>::default();
         let name = (peer(1), [7; 16]);
-        let place = waiting.enter(name).unwrap();
-        assert!(waiting.enter(name).is_none());
-        assert!(waiting.enter((peer(2), [7; 16])).is_some(), "a name belongs to one peer");
+        let place = waiting.enter(name, network()).unwrap();
+        assert!(waiting.enter(name, network()).is_none());
+        assert!(waiting.enter((peer(2), [7; 16]), network()).is_some(), "a name belongs to one peer");
         place.end(5);
         assert_eq!(waiting.lock().ended.get(&name), Some(&5));
-        assert!(waiting.enter(name).is_none());
+        assert!(waiting.enter(name, network()).is_none());
         waiting.forget(&name);
-        assert!(waiting.enter(name).is_some());
+        assert!(waiting.enter(name, network()).is_some());
     }
 
     #[test]
@@ -151,7 +167,7 @@ mod tests {
         for n in 0..2 * REMEMBERED as u64 {
             let mut stream = [0; 16];
             stream[..8].copy_from_slice(&n.to_be_bytes());
-            waiting.enter((peer(1), stream)).unwrap().end(n);
+            waiting.enter((peer(1), stream), network()).unwrap().end(n);
         }
         assert_eq!(waiting.lock().ended.len(), REMEMBERED);
         assert_eq!(waiting.lock().order.len(), REMEMBERED);

@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -85,16 +85,32 @@ impl Place {
 
     /// The record of the last update, if there is one that can be read.
     pub fn record(&self) -> Option<Record> {
+        if !self.is_ours() {
+            return None;
+        }
         Record::parse(&fs::read_to_string(self.folder.join(RECORD)).ok()?)
+    }
+
+    /// Whether nobody else can put anything into the folder: what is found there is run.
+    fn is_ours(&self) -> bool {
+        let ours = |found: fs::Metadata| {
+            found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o022 == 0
+        };
+        fs::symlink_metadata(&self.folder).is_ok_and(ours)
     }
 
     /// Makes the folder, and sees whether the executable can be replaced at all.
     pub fn prepare(&self) -> Result<(), PlaceError> {
         let parent = self.executable.parent().unwrap_or(Path::new("/"));
         access(parent, Access::WRITE_OK).map_err(|e| at(parent)(e.into()))?;
-        match fs::create_dir(&self.folder) {
+        match fs::DirBuilder::new().mode(0o700).create(&self.folder) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(at(&self.folder)(e)),
-            _ => access(&self.folder, Access::WRITE_OK).map_err(|e| at(&self.folder)(e.into()))?,
+            _ if self.is_ours() => {}
+            _ => {
+                return Err(at(&self.folder)(io::Error::other(
+                    "it belongs to somebody else, or others may write to it",
+                )));
+            }
         }
         let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).map_err(at(path));
         if device(&self.executable)? != device(&self.folder)? {

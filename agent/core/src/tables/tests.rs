@@ -46,6 +46,8 @@ fn a_connection_from_an_address_that_is_gone_is_closed() {
     assert!(bench.closes().is_empty());
     let either = bench.member(3);
     bench.tell(Event::Addresses(vec![address(8)]));
+    assert!(bench.closes().is_empty(), "a listener may have gone, the address not");
+    bench.tell(Event::AddressGone([192, 0, 2, 0].into()));
     assert_eq!(bench.closes(), [direct], "not {relayed:?}, nor {either:?}, which may have left from the other");
 }
 
