@@ -228,6 +228,19 @@ fn after_the_grace_the_old_password_is_worth_nothing() {
     wait_until_all_see_all(&[&a, &b, &late]);
 }
 
+/// A unit file, or a credentials file, still has the password from before.
+#[test]
+fn a_restart_with_the_old_password_does_not_undo_a_rotation() {
+    let lab = Lab::new();
+    let [mut a, intruder] = ["a", "intruder"].map(|name| member(&lab, name));
+    rotate(&a, "new moon", "0s");
+    a.restart();
+    let told = register(&intruder, &a, "garden").failure(1);
+    assert!(told.contains("did not accept the network password"), "{told}");
+    rotate(&intruder, "new moon", "0s");
+    register(&intruder, &a, "garden").success();
+}
+
 /// A port of `a` behind which an echo server beside `b` answers.
 fn tunnel(a: &Node, b: &Node, server: &tcp::Server) -> (std::net::SocketAddr, String) {
     let port = a.host().free_port();
