@@ -15,7 +15,7 @@ pub(super) async fn run<S: Bytes>(control: &mut Control<S>, host: String, port: 
     control.respond(Response::Connected).await?;
     let counters = Counters::default();
     let halves = (&mut control.stream).split();
-    match copy::run(local, halves, &counters, control.authority.ended(), copy::Peer::Ready).await {
+    match copy::run(local, halves, &counters, control.authority.ended()).await {
         Ok(()) => Err(End::Done),
         Err(broken) => {
             log::debug!("connect to {host}:{port}: {broken}");

@@ -22,6 +22,15 @@ pub fn published(announced: &[Multiaddr], listening: &[Multiaddr]) -> Vec<Multia
     chosen
 }
 
+/// The IP address in an address.
+pub fn ip(address: &Multiaddr) -> Option<IpAddr> {
+    address.iter().find_map(|part| match part {
+        Protocol::Ip4(ip) => Some(IpAddr::V4(ip)),
+        Protocol::Ip6(ip) => Some(IpAddr::V6(ip)),
+        _ => None,
+    })
+}
+
 /// Whether an IP address is one that is routed on the Internet.
 pub fn is_public(ip: &IpAddr) -> bool {
     !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || is_link_local(ip) || is_private(ip))
@@ -36,11 +45,7 @@ enum Scope {
 
 /// From where an address can be dialled; none for those that nobody can dial without more knowledge.
 fn scope(address: &Multiaddr) -> Option<Scope> {
-    let ip = address.iter().find_map(|part| match part {
-        Protocol::Ip4(ip) => Some(IpAddr::V4(ip)),
-        Protocol::Ip6(ip) => Some(IpAddr::V6(ip)),
-        _ => None,
-    })?;
+    let ip = ip(address)?;
     if ip.is_unspecified() || is_link_local(&ip) {
         return None;
     }

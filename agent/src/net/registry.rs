@@ -24,6 +24,8 @@ use libp2p::{
     },
 };
 
+use super::addresses;
+
 /// What the registry knows of a connection.
 #[derive(Debug, Clone)]
 pub struct Connection {
@@ -47,14 +49,7 @@ impl Connection {
 
     /// The peer's IP address, unless a relay stands between.
     pub fn ip(&self) -> Option<std::net::IpAddr> {
-        if self.relayed() {
-            return None;
-        }
-        self.address.iter().find_map(|part| match part {
-            Protocol::Ip4(ip) => Some(ip.into()),
-            Protocol::Ip6(ip) => Some(ip.into()),
-            _ => None,
-        })
+        if self.relayed() { None } else { addresses::ip(&self.address) }
     }
 }
 

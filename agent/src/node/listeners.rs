@@ -16,7 +16,10 @@ use smol::channel::Sender;
 
 use super::{Node, Reply, now};
 use crate::{
-    net::{Behaviour, BehaviourEvent, addresses::published},
+    net::{
+        Behaviour, BehaviourEvent,
+        addresses::{ip, published},
+    },
     store::{Store, StoreError},
     time::within,
 };
@@ -174,7 +177,9 @@ impl Node {
                 if let Some(listener) = self.listeners.live.get_mut(&key(listener_id)) {
                     listener.addresses.retain(|known| *known != address);
                     // Told of interfaces only: a listener that ends takes its addresses along without a word.
-                    self.address_gone(&address);
+                    if let Some(ip) = ip(&address) {
+                        self.core.handle(Event::AddressGone(ip), now());
+                    }
                 }
             }
             SwarmEvent::ListenerClosed { listener_id, .. } if self.reservation_closed(listener_id) => return,
@@ -187,17 +192,6 @@ impl Node {
             _ => return,
         }
         self.addresses_changed();
-    }
-
-    fn address_gone(&mut self, address: &Multiaddr) {
-        let ip = address.iter().find_map(|part| match part {
-            Protocol::Ip4(ip) => Some(ip.into()),
-            Protocol::Ip6(ip) => Some(ip.into()),
-            _ => None,
-        });
-        if let Some(ip) = ip {
-            self.core.handle(Event::AddressGone(ip), now());
-        }
     }
 
     fn new_address(&mut self, id: ListenerId, address: Multiaddr) {

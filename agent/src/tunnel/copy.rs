@@ -20,7 +20,7 @@ use futures::{
     AsyncReadExt, AsyncWriteExt,
     io::{AsyncRead, AsyncWrite},
 };
-use hive_protocol::tunnel::{DATA_MAX, HEADER_LEN, Kind, Refusal};
+use hive_protocol::tunnel::{DATA_MAX, HEADER_LEN, Kind};
 use hive_transport::buffers::Buffer;
 use smol::future::{or, try_zip};
 
@@ -42,9 +42,6 @@ pub enum Broken {
     /// The application there aborted its connection.
     #[error("the application at the peer aborted the connection")]
     Remote,
-    /// The peer's ingress did not connect.
-    #[error("refused by the peer: {}", .0.text)]
-    Refused(Refusal),
     /// The carrier failed under it.
     #[error(transparent)]
     Carrier(#[from] CarrierError),
@@ -61,20 +58,13 @@ pub async fn run<R, W>(
     (mut reader, writer): (R, W),
     counters: &Counters,
     ended: impl Future<Output = ()>,
-    peer: Peer,
 ) -> Result<(), Broken>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let mut writer = Writer::new(writer);
-    let inbound = async {
-        if peer == Peer::Asked {
-            accepted(&mut reader).await?;
-            counters.succeeded();
-        }
-        to_local(&mut reader, &local, counters).await
-    };
+    let inbound = to_local(&mut reader, &local, counters);
     let both = async { try_zip(to_peer(&local, &mut writer, counters), inbound).await.map(drop) };
     let lost = async {
         ended.await;
@@ -85,32 +75,13 @@ where
     outcome
 }
 
-/// What the peer has yet to say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
-    /// It was sent OPEN and answers with ACCEPT or REFUSE.
-    Asked,
-    /// Nothing: its next frame is DATA, EOF or RESET.
-    Ready,
-}
-
-/// Reads the ingress' answer to OPEN.
-async fn accepted(reader: &mut (impl AsyncRead + Unpin)) -> Result<(), Broken> {
-    let header = frames::read_header(reader).await?;
-    match header.kind {
-        Kind::Accept => Ok(()),
-        Kind::Refuse => Err(Broken::Refused(frames::read_cbor(reader, header).await?)),
-        other => Err(CarrierError::Unexpected(other).into()),
-    }
-}
-
 /// Closes both sides in the way the outcome asks for.
 async fn finish(local: Async<TcpStream>, writer: &mut Writer<impl AsyncWrite + Unpin>, outcome: &Result<(), Broken>) {
     let last_words = async {
         match outcome {
             Ok(()) => writer.close().await,
             Err(Broken::Local(_) | Broken::Ended) => writer.reset().await,
-            Err(Broken::Remote | Broken::Refused(_) | Broken::Carrier(_)) => Ok(()),
+            Err(Broken::Remote | Broken::Carrier(_)) => Ok(()),
         }
     };
     if outcome.is_err() {
@@ -328,7 +299,7 @@ mod tests {
             let _ = stalls.recv().await;
         };
         let counters = Counters::default();
-        let outcome = smol::block_on(run(local, (Silence, &mut carrier), &counters, lost, Peer::Ready));
+        let outcome = smol::block_on(run(local, (Silence, &mut carrier), &counters, lost));
         assert!(matches!(outcome, Err(Broken::Ended)));
         let data = Header { kind: Kind::Data, len: 100 }.to_bytes();
         let reset = Header { kind: Kind::Reset, len: 0 }.to_bytes();

@@ -3,12 +3,8 @@
 use std::{io, ops::Range};
 
 use futures::{AsyncReadExt, AsyncWriteExt, io::AsyncRead, io::AsyncWrite};
-use hive_protocol::{
-    frame::DecodeError,
-    tunnel::{self, CBOR_MAX, DATA_MAX, HEADER_LEN, Header, HeaderError, Kind},
-};
+use hive_protocol::tunnel::{self, DATA_MAX, HEADER_LEN, Header, HeaderError, Kind};
 use hive_transport::buffers::Buffer;
-use minicbor::Decode;
 
 use crate::tunnel::memory;
 
@@ -24,9 +20,6 @@ pub enum CarrierError {
     /// A frame that must not come here.
     #[error("unexpected {0:?} frame")]
     Unexpected(Kind),
-    /// A payload that is no message.
-    #[error(transparent)]
-    Payload(#[from] DecodeError),
     /// EOF announced another number of bytes than came.
     #[error("the peer sent {announced} bytes, {received} arrived")]
     Count {
@@ -42,16 +35,6 @@ pub async fn read_header(carrier: &mut (impl AsyncRead + Unpin)) -> Result<Heade
     let mut header = [0; HEADER_LEN];
     carrier.read_exact(&mut header).await?;
     Ok(Header::parse(header)?)
-}
-
-/// Reads the payload of an OPEN or REFUSE frame whose header was read.
-pub async fn read_cbor<T: for<'b> Decode<'b, ()>>(
-    carrier: &mut (impl AsyncRead + Unpin),
-    header: Header,
-) -> Result<T, CarrierError> {
-    let mut payload = vec![0; header.len.min(CBOR_MAX)];
-    carrier.read_exact(&mut payload).await?;
-    Ok(tunnel::decode_cbor(&payload)?)
 }
 
 /// Reads the byte count of an EOF frame whose header was read.
