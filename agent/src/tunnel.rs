@@ -88,6 +88,8 @@ pub struct Failed {
     pub cause: Cause,
     /// In words.
     pub text: String,
+    /// When; none for what is so now.
+    pub at: Option<Instant>,
 }
 
 /// Kinds of failure, each with another remedy.
@@ -135,7 +137,7 @@ impl Counters {
 
     /// A connection failed.
     pub fn failed(&self, cause: Cause, why: impl Into<String>) {
-        *lock(&self.last_error) = Some(Failed { cause, text: why.into() });
+        *lock(&self.last_error) = Some(Failed { cause, text: why.into(), at: Some(Instant::now()) });
     }
 
     /// A connection was made.

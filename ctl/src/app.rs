@@ -15,6 +15,7 @@ use crate::{
     client::{Client, direct, socket},
     error::{Error, Result, Status},
     out::Out,
+    place::Place,
     prompt::{self, Password},
     session::{Session, Store},
 };
@@ -190,7 +191,8 @@ fn wanted_user(target: &Target) -> Option<String> {
 /// The node that was dialled is the one acted on, and passes nothing on to others.
 async fn greet_direct(address: &Multiaddr, target: &Target) -> Result<Client> {
     let (stream, dialled) = direct::dial(address).await?;
-    let client = Client::greet(stream, &Target { node: Some(dialled.to_string()), ..Target::default() }).await?;
+    let mut client = Client::greet(stream, &Target { node: Some(dialled.to_string()), ..Target::default() }).await?;
+    client.place = Place::Direct(address.clone());
     match &target.node {
         Some(node) if *node != client.node.to_string() && node != client.name.as_str() => {
             Err(Error::usage(format!("--direct acts on {}, which it dials, not on {node}", client.name)))
