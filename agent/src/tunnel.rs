@@ -101,6 +101,8 @@ pub enum Cause {
     NoRule,
     /// The target of the ingress does not accept connections.
     Target,
+    /// The host of the ingress has no address.
+    Name,
     /// The peer carries as much as it can.
     Busy,
     /// There is no certificate to end TLS with.

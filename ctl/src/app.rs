@@ -66,7 +66,10 @@ impl App {
             // A node may end the stream on which a proof failed.
             client = self.greet(target).await?;
         }
-        self.login(&mut client, target).await?;
+        let session = self.login(&mut client, target).await?;
+        if let Err(why) = self.save(&session) {
+            self.out.warn(&format!("the session is not saved and ends with this command: {why}"));
+        }
         Ok(client)
     }
 
@@ -98,7 +101,7 @@ impl App {
         }
     }
 
-    /// Logs in, saves the session and returns it.
+    /// Logs in. The session is still to be saved.
     pub async fn login(&self, client: &mut Client, target: &Target) -> Result<Session> {
         let user = wanted_user(target).unwrap_or_else(|| DEFAULT_USER.to_owned());
         let password = match self.given_password(target)? {
@@ -113,9 +116,7 @@ impl App {
         };
         let key = self.sessions.as_ref().and_then(|s| s.load(&client.node)).map_or_else(Keypair::generate, |s| s.key);
         let lives = client.login(&user, &password, &key).await.map_err(|error| explained(error, target))?;
-        let session = Session { node: client.node, user, expires: after(lives), key };
-        self.save(&session);
-        Ok(session)
+        Ok(Session { node: client.node, user, expires: after(lives), key })
     }
 
     /// The saved session with `node`, if it is one of the user that is asked for.
@@ -131,12 +132,11 @@ impl App {
         }
     }
 
-    fn save(&self, session: &Session) {
-        let saved = self.sessions.as_ref().map(|store| store.save(session));
-        match saved {
-            Some(Ok(())) => {}
-            Some(Err(e)) => self.out.warn(&format!("the session is not saved and ends with this command: {e}")),
-            None => self.out.warn("the session is not saved: neither XDG_STATE_HOME nor HOME is set"),
+    /// Saves a session for later commands, or says why not.
+    pub fn save(&self, session: &Session) -> Result<(), String> {
+        match &self.sessions {
+            Some(store) => store.save(session).map_err(|e| e.to_string()),
+            None => Err("neither XDG_STATE_HOME nor HOME is set".to_owned()),
         }
     }
 
@@ -144,7 +144,7 @@ impl App {
         if target.password_stdin {
             return self.password_from_stdin().map(Some);
         }
-        Ok(prompt::from_env(PASSWORD_VARIABLE))
+        prompt::from_env(PASSWORD_VARIABLE)
     }
 
     fn password_from_stdin(&self) -> Result<Password> {
@@ -169,7 +169,7 @@ fn login_needed(client: &Client, target: &Target) -> Error {
 
 /// A password that nobody typed is easily forgotten.
 fn explained(error: Error, target: &Target) -> Error {
-    let from_env = !target.password_stdin && prompt::from_env(PASSWORD_VARIABLE).is_some();
+    let from_env = !target.password_stdin && matches!(prompt::from_env(PASSWORD_VARIABLE), Ok(Some(_)));
     match error {
         Error { status: Status::NotAuthorised, hint: None, .. } if from_env => {
             error.hint(format!("the password was taken from {PASSWORD_VARIABLE}"))

@@ -297,12 +297,8 @@ async fn send(stream: &mut Box<dyn Carrier>, message: &ClientMessage) -> Result<
     stream.flush().await.map_err(|e| broken(&e))
 }
 
-/// The node's next answer on a stream taken by [`Client::into_stream`].
-pub async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> Result<Response> {
-    refusal(any_answer(stream).await?)
-}
-
-/// The same with a refusal as an answer like others: an error is one of the stream.
+/// The node's next answer on a stream taken by [`Client::into_stream`], a refusal like others: an error is one of the
+/// stream.
 pub async fn any_answer(stream: &mut (impl AsyncRead + Unpin)) -> Result<Response> {
     match receive(stream).await? {
         ServerMessage::Response(response) => Ok(response),

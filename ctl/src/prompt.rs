@@ -22,8 +22,8 @@ use crate::{
 pub type Password = Zeroizing<String>;
 
 /// A password in the environment; an empty variable is as good as none.
-pub fn from_env(variable: &str) -> Option<Password> {
-    std::env::var(variable).ok().filter(|v| !v.is_empty()).map(Zeroizing::new)
+pub fn from_env(variable: &str) -> Result<Option<Password>> {
+    std::env::var(variable).ok().filter(|v| !v.is_empty()).map(|text| checked(Zeroizing::new(text))).transpose()
 }
 
 /// All of standard input but the line end at its end.

@@ -192,7 +192,7 @@ impl Membership {
     }
 
     pub fn leave(&mut self, name: &NetworkName, out: &mut Outbox) -> Result<(), Failure> {
-        self.0.remove(name).ok_or_else(|| not_a_member(name))?;
+        self.0.remove(name).ok_or_else(|| not_a_member(name).hint("`hivectl networks` lists those it is in"))?;
         out.persist(Change::NetworkGone(name.clone()));
         Ok(())
     }

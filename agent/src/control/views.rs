@@ -175,8 +175,11 @@ fn hint(direction: Direction, cause: Cause) -> &'static str {
         (_, Cause::Certificate) => "store a certificate with its key",
         (_, Cause::Path) => "look at the other node: is it online?",
         (_, Cause::NoRule) => "look at the other node: has it the matching ingress, and is that enabled?",
-        (Direction::Egress, Cause::Target) => "look at the other node: is the service behind its ingress running?",
+        (Direction::Egress, Cause::Target | Cause::Name) => {
+            "look at the other node: is the service behind its ingress running?"
+        }
         (Direction::Ingress, Cause::Target) => "is the service behind this ingress running?",
+        (Direction::Ingress, Cause::Name) => "is the host of this ingress (--host) written as this machine knows it?",
         (_, Cause::Busy) => "the other node carries as many connections as it can: end some, or try later",
     }
 }

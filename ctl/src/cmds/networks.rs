@@ -354,7 +354,7 @@ async fn password(from_stdin: bool, asked: impl Future<Output = Result<Option<Pa
     if from_stdin {
         return prompt::from_stdin();
     }
-    if let Some(password) = prompt::from_env(PASSWORD_VARIABLE) {
+    if let Some(password) = prompt::from_env(PASSWORD_VARIABLE)? {
         return Ok(password);
     }
     asked.await?.ok_or_else(|| {
