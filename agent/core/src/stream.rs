@@ -9,6 +9,8 @@
 //! An acknowledgement means "delivered to the application's socket", so it is flow control too: a reader that stops
 //! stops its own sender, at one window, and nobody else.
 
+pub mod attempts;
+
 use std::collections::VecDeque;
 
 /// Bytes that a stream may have unacknowledged before it has proven that more helps.
@@ -74,6 +76,11 @@ impl<C: AsRef<[u8]>> Stream<C> {
         self.outgoing.resume(theirs)?;
         self.incoming.acknowledged();
         Ok(())
+    }
+
+    /// Begins again on a new carrier: the peer never knew of this stream.
+    pub fn reopen(&mut self) {
+        self.outgoing.sent = self.outgoing.acked;
     }
 }
 

@@ -96,6 +96,16 @@ impl Session {
         self.state().stream.resume(theirs)
     }
 
+    /// Begins again where the ingress never heard of it; see [`Stream::reopen`].
+    pub fn reopen(&self) {
+        self.state().stream.reopen();
+    }
+
+    /// Whether the ingress has the stream.
+    pub fn is_answered(&self) -> bool {
+        !self.awaited.load(Ordering::Relaxed)
+    }
+
     /// Whether both applications have closed and got everything: what is missing at most is the proof of it.
     fn is_over(&self) -> bool {
         let state = self.state();

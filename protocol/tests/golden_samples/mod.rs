@@ -56,6 +56,8 @@ pub const OTHER_FILES: &[&str] = &[
     "tunnel.window",
     "tunnel.resume",
     "tunnel.resumed",
+    "tunnel.open.attempt",
+    "tunnel.resume.attempt",
 ];
 
 pub fn network() -> NetworkName {
@@ -101,7 +103,7 @@ pub fn record() -> PeerRecord {
 }
 
 pub fn open() -> Open {
-    Open { stream: [0xa5; 16], network: network(), origin_port: 18_080, target_port: 8080, grace: None }
+    Open { stream: [0xa5; 16], network: network(), origin_port: 18_080, target_port: 8080, grace: None, attempt: None }
 }
 
 pub fn lasting_open() -> Open {
@@ -109,7 +111,12 @@ pub fn lasting_open() -> Open {
 }
 
 pub fn resume() -> Resume {
-    Resume { stream: [0xa5; 16], delivered: 70_000 }
+    Resume { stream: [0xa5; 16], delivered: 70_000, attempt: None }
+}
+
+/// The third time that an egress looks for its stream, by either frame.
+pub fn third_attempt() -> (Open, Resume) {
+    (Open { attempt: Some(3), ..lasting_open() }, Resume { attempt: Some(3), ..resume() })
 }
 
 pub fn refusal() -> Refusal {
