@@ -10,11 +10,13 @@
 
 mod host;
 mod leftovers;
+mod link;
 mod nat;
 mod netns;
 mod segment;
 
 pub use host::Host;
+pub use link::Link;
 pub use nat::{Nat, Router};
 pub use segment::Segment;
 
@@ -71,6 +73,14 @@ impl Lab {
             return Some(Lab::build(true));
         };
         notice::left_out(test, &format!("needs root for network namespaces ({why})"));
+        None
+    }
+
+    /// The same for a test that also needs [`Host::emulate`].
+    pub fn links(test: &str) -> Option<Lab> {
+        let lab = Lab::namespaces(test)?;
+        let Some(why) = link::why_impossible() else { return Some(lab) };
+        notice::left_out(test, &format!("needs links with a delay ({why})"));
         None
     }
 
