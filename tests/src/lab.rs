@@ -78,10 +78,13 @@ impl Lab {
 
     /// The same for a test that also needs [`Host::emulate`].
     pub fn links(test: &str) -> Option<Lab> {
-        let lab = Lab::namespaces(test)?;
-        let Some(why) = link::why_impossible() else { return Some(lab) };
-        notice::left_out(test, &format!("needs links with a delay ({why})"));
-        None
+        Lab::namespaces(test).filter(|lab| lab.has_links(test))
+    }
+
+    /// Whether [`Host::emulate`] is possible; if not, says that `what` is left out.
+    pub fn has_links(&self, what: &str) -> bool {
+        let why = if self.has_namespaces() { link::why_impossible() } else { Some("no network namespaces") };
+        why.inspect(|why| notice::left_out(what, &format!("needs links with a delay ({why})"))).is_none()
     }
 
     /// A lab on loopback in any case, for a test whose own process is one of the hosts.

@@ -147,7 +147,7 @@ fn circuits_pass_between_implementations() {
             let (_relay, at) = scene.start(relay, "serve", if matches!(relay, Js) { security } else { "any" }, None);
             let relay_at = address(&at, way);
             let (_target, reserved) = scene.start(target, "reserve", proposed(target), Some(relay_at));
-            assert!(address(&reserved, "/p2p-circuit").contains(relay_at.split('/').last().expect("a peer id")));
+            assert!(address(&reserved, "/p2p-circuit").contains(relay_at.split('/').next_back().expect("a peer id")));
             let circuit = format!("{relay_at}/p2p-circuit/p2p/{}", reserved["peer"].as_str().expect("a peer id"));
             let answer = scene.dial(dialler, proposed(dialler), &circuit);
             match (target, dialler) {
