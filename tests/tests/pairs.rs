@@ -24,7 +24,7 @@ use std::{
 
 const PORT: u16 = 4180;
 /// Scenes at once; each has three agents.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 4;
 /// Far beyond what any pair takes, so that a busy machine fails nothing but shows in the table.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A relayed pair that is not direct by then stays so.

@@ -17,8 +17,9 @@ use crate::{ConnId, punch::Punches, reach::ip};
 
 /// How long a connection may live without belonging to any network.
 pub(crate) const UNJOINED: Duration = Duration::from_secs(10);
-/// Longer than a dial over a relay takes that was begun before a direct one succeeded.
-const MEANWHILE: Duration = Duration::from_secs(10);
+/// About what a dial over a relay takes that was begun before a direct one succeeded; one that takes longer costs a hole
+/// punch for nothing.
+const MEANWHILE: Duration = Duration::from_secs(3);
 /// Sync messages kept that overtook the news that a connection has joined.
 const EARLY: usize = 4;
 
