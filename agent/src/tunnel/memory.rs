@@ -1,14 +1,15 @@
 //! Memory that tunnelled bytes may take: one budget for the node, by the size of the board.
 //!
 //! What counts is what streams keep for their peers' acknowledgement, the only buffers that grow with the number of
-//! streams. Beyond the budget each stream still gets [`FLOOR`], so a crowd of slow readers slows others down and never
-//! stops them.
+//! streams. A stream may keep as much as is free: so nobody gets everything, and all who want much get the same. Each
+//! gets [`hive_core::stream::LEAST_WINDOW`] in any case: a crowd of slow readers slows others down and never stops them.
 
 use std::sync::{
     OnceLock,
     atomic::{AtomicUsize, Ordering},
 };
 
+use hive_core::share;
 use hive_protocol::tunnel::{DATA_MAX, HEADER_LEN};
 use hive_transport::{
     board,
@@ -19,8 +20,6 @@ use hive_transport::{
 pub const READ_LEN: usize = 4 * 16 * 1024 - HEADER_LEN;
 /// Smaller runs are kept in memory of their own size.
 const SMALL: usize = 16 * 1024;
-/// What every stream may keep, whatever the others do.
-pub const FLOOR: usize = 16 * 1024;
 /// The part of the board's memory that the budget is, and its bounds.
 const PART: u128 = 16;
 const LEAST: usize = 4 * 1024 * 1024;
@@ -83,14 +82,9 @@ pub fn frame_buffer() -> Buffer {
     FRAMES.take()
 }
 
-/// Whether the node's streams keep more than the board should bear.
-pub fn is_short() -> bool {
-    KEPT.load(Ordering::Relaxed) >= budget()
-}
-
-/// Whether there is plenty, so that a stream's window may grow.
-pub fn is_plenty() -> bool {
-    KEPT.load(Ordering::Relaxed) < budget() / 2
+/// What a stream may keep now.
+pub fn share() -> usize {
+    share::share(KEPT.load(Ordering::Relaxed), budget())
 }
 
 fn budget() -> usize {
