@@ -11,7 +11,10 @@ use std::sync::{
 
 use hive_core::share;
 use hive_protocol::tunnel::{DATA_MAX, HEADER_LEN};
-use hive_transport::buffers::{Buffer, Pool};
+use hive_transport::{
+    board,
+    buffers::{Buffer, Pool},
+};
 
 /// Bytes that are read from an application at once: with its header, a DATA frame fills four TLS records.
 pub const READ_LEN: usize = 4 * 16 * 1024 - HEADER_LEN;
@@ -86,10 +89,7 @@ pub fn share() -> usize {
 
 fn budget() -> usize {
     static BUDGET: OnceLock<usize> = OnceLock::new();
-    *BUDGET.get_or_init(|| {
-        let info = rustix::system::sysinfo();
-        budget_of(u128::from(info.totalram) * u128::from(info.mem_unit))
-    })
+    *BUDGET.get_or_init(|| budget_of(board::memory()))
 }
 
 /// The budget of a board with this much memory; on 32 bits that may be more than an address holds.
