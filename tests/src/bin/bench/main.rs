@@ -11,8 +11,10 @@ mod connections;
 mod exec;
 mod idle;
 mod latency;
+mod many;
 mod memory;
 mod report;
+mod resume;
 mod tls;
 
 use argh::FromArgs;
@@ -42,6 +44,8 @@ struct Arguments {
 enum What {
     Idle(idle::Idle),
     Exec(exec::Exec),
+    Many(many::Many),
+    Resume(resume::Resume),
     Tls(tls::Tls),
 }
 
@@ -51,6 +55,8 @@ fn main() -> io::Result<()> {
     let report = match &arguments.what {
         Some(What::Idle(idle)) => idle.measure(&lab),
         Some(What::Exec(_)) => exec::measure(&lab, arguments.rounds, arguments.mib << 20)?,
+        Some(What::Many(many)) => many.measure(&lab)?,
+        Some(What::Resume(_)) => resume::measure(&lab, arguments.rounds, arguments.mib << 20)?,
         Some(What::Tls(_)) => tls::measure(&lab, arguments.rounds, arguments.mib << 20)?,
         None => tunnels(&lab, &arguments)?,
     };
