@@ -213,6 +213,7 @@ async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Outer) {
     let grace = spec.resume.unwrap_or(DEFAULT_RESUME);
     let lasting = Duration::from_secs(grace.into());
     let Some(entry) = node.tunnels.enter(&spec, Some(connection.conn), lasting, &node.routes) else {
+        log::debug!("proxy {}: the right to {} went while its path was found", spec.id, remote.node);
         return abort(&local.socket);
     };
     let open = Open {
