@@ -49,7 +49,7 @@ impl Pair {
     /// Leads a free port of the near node to an address that the far node reaches.
     pub fn tunnel(&self, target: SocketAddr) -> Tunnel {
         let port = self.near.host().free_port();
-        let (from, to) = (format!("near:{port}"), format!("far:{}", target.port()));
+        let (from, to) = (format!("{}:{port}", self.near.name()), format!("{}:{}", self.far.name(), target.port()));
         // On a lab of loopback only the host's address is this lab's own.
         let (bind, host) = (self.near.host().ipv4().to_string(), target.ip().to_string());
         let made = self.near.json(&["forward", "--from", &from, "--to", &to, "--bind", &bind, "--host", &host]);

@@ -31,6 +31,9 @@ impl Core {
             self.close(conn, "connected to itself");
             return;
         }
+        if relayed && !dialled {
+            self.routes_changed |= self.connections.come_round(&peer, now.mono);
+        }
         self.path.connected(&peer, dialled, relayed, now.mono);
         self.tables.values_mut().for_each(|table| table.set_lost(&peer, false));
         self.touch(&peer, true, now);

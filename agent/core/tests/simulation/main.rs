@@ -83,6 +83,27 @@ fn all_members_converge_after_any_disorder() {
     });
 }
 
+/// A power cut that ends at one moment for all: everybody dials, nobody is known to be up.
+#[test]
+fn fifty_nodes_restarted_at_once_make_no_storm() {
+    for_each_seed(|seed| {
+        let mut world = grown(seed);
+        checks::converges(&mut world, Duration::from_secs(120));
+        (0..NODES).for_each(|node| world.crash(node));
+        (0..NODES).for_each(|node| world.start(node));
+        let mut most = 0.0f64;
+        for _ in 0..120 {
+            world.run(Duration::from_secs(1));
+            most = most.max(checks::connections(&world));
+        }
+        checks::always(&world);
+        checks::converges(&mut world, Duration::from_secs(120));
+        let settled = checks::connections(&world);
+        eprintln!("seed {seed}: {most:.1} connections a node at most, {settled:.1} when settled");
+        assert!(settled <= 12.0, "{settled:.1} connections a node on average");
+    });
+}
+
 /// One random mishap or command.
 fn disturb(world: &mut World) {
     let node = world.pick(0..NODES);
