@@ -310,6 +310,12 @@ impl Entry {
         let _ = self.ended.recv().await;
     }
 
+    /// Forgets a doubt of before: it was of another carrier than the one that was just found.
+    pub fn settle_doubt(&self) {
+        // Room for one doubt.
+        let _ = self.doubted.try_recv();
+    }
+
     /// Waits until the connection that gives the stream its right is gone; the stream's carrier may be dead, too.
     pub async fn doubted(&self) {
         if self.doubted.recv().await.is_err() {

@@ -158,7 +158,10 @@ impl Ingress {
     ) -> Option<Carrier> {
         let grace = open.grace.unwrap_or(0).min(MOST_GRACE);
         let lasting = Duration::from_secs(grace.into());
-        let entry = self.node.tunnels.enter(spec, Some(conn), lasting, &self.node.routes)?;
+        let Some(entry) = self.node.tunnels.enter(spec, Some(conn), lasting, &self.node.routes) else {
+            log::debug!("proxy {}: the right of {} went as its stream opened", spec.id, self.peer);
+            return None;
+        };
         let local = match self.target(spec, &entry.counters).await {
             Ok(local) => local,
             Err(text) => {

@@ -14,7 +14,7 @@ use std::{
 
 use async_io::{Async, Timer};
 use hive_core::{
-    Routes,
+    ConnId, Routes,
     stream::attempts::{First, Seeker},
 };
 use hive_protocol::{
@@ -272,16 +272,19 @@ impl Egress<'_> {
             log::debug!("proxy {}: {broken}, the stream waits for another carrier", self.spec.id);
             // Other channels to this peer went over the same path.
             self.node.pool.clear(&self.remote.node);
-            *carrier = within(session.grace(), self.resume(session)).await.unwrap_or(Err(broken))?;
+            *carrier = within(session.grace(), self.resume(session, entry)).await.unwrap_or(Err(broken))?;
         }
     }
 
     /// Finds a carrier and the other end of the stream on it.
-    async fn resume(&mut self, session: &Session) -> Result<Carrier, Broken> {
+    async fn resume(&mut self, session: &Session, entry: &Entry) -> Result<Carrier, Broken> {
         loop {
             if let Ok((connection, carrier)) = path(self.node, self.spec.id, self.remote).await {
+                entry.settle_doubt();
+                // The one that was there may be as dead as the last, and nobody have noticed yet.
+                let better = better_than(self.node, self.remote, connection.conn);
                 self.beside = connection;
-                match self.first(session, carrier).await {
+                match or(better, self.first(session, carrier)).await {
                     Ok(carrier) => return Ok(carrier),
                     Err(Broken::Refused(refusal)) if self.is_lost(&refusal, session) => {}
                     Err(refused @ (Broken::Refused(_) | Broken::Violation(_))) => return Err(refused),
@@ -351,6 +354,13 @@ async fn path(node: &Handle, proxy: ProxyId, remote: &Remote) -> Result<(Connect
         }
         Timer::after(PAUSE).await;
     }
+}
+
+/// Waits until there is another connection to the peer than this one, and a better.
+async fn better_than<T>(node: &Handle, remote: &Remote, conn: ConnId) -> Result<T, Broken> {
+    let other = |routes: &Routes| routes.path(&remote.network, &remote.node).filter(|best| *best != conn);
+    node.routes.wait_for(other).await;
+    Err(io::Error::other("there is a better connection").into())
 }
 
 fn late(remote: &Remote) -> String {
