@@ -33,6 +33,7 @@ mod tests {
     #[test]
     fn who_wants_much_at_a_time_gets_the_same() {
         let in_turn = (0..5000).flat_map(|_| 0..8);
-        assert_eq!(held(in_turn), [455; 8]);
+        // A ninth of all stays free, and the first is one ahead when it comes to that.
+        assert_eq!(held(in_turn), [456, 455, 455, 455, 455, 455, 455, 455]);
     }
 }
