@@ -13,6 +13,7 @@ use multiaddr::Multiaddr;
 use crate::{
     args::{Args, Target},
     client::{Client, direct, socket},
+    cmds::is_local,
     error::{Error, Result, Status},
     out::Out,
     place::Place,
@@ -95,9 +96,12 @@ impl App {
 
     /// A conversation before any login.
     pub async fn greet(&self, target: &Target) -> Result<Client> {
+        // `self` is as good as no name, which means the local node, too.
+        let node = target.node.clone().filter(|node| !is_local(node));
+        let target = Target { node, ..target.clone() };
         match &self.direct {
-            Some(address) => greet_direct(address, target).await,
-            None => Client::greet(Box::new(socket::connect(self.socket.as_deref()).await?), target).await,
+            Some(address) => greet_direct(address, &target).await,
+            None => Client::greet(Box::new(socket::connect(self.socket.as_deref()).await?), &target).await,
         }
     }
 

@@ -156,8 +156,7 @@ macro_rules! node_verb {
             /// The node acted on.
             pub fn target(&self) -> $crate::args::Target {
                 $crate::args::Target {
-                    // `self` is as good as nothing, which is the local node, too.
-                    node: self.node.clone().filter(|node| !$crate::cmds::is_local(node)),
+                    node: self.node.clone(),
                     network: self.network.clone(),
                     user: self.user.clone(),
                     password_stdin: self.password_stdin,
@@ -375,5 +374,19 @@ mod tests {
         assert_eq!(inner.clone().or(outer.clone()).node.as_deref(), Some("b"));
         assert!(inner.or(outer.clone()).password_stdin);
         assert_eq!(Target::default().or(outer.clone()), outer);
+    }
+    #[test]
+    fn every_verb_that_may_log_in_takes_the_password_from_standard_input() {
+        fn without(info: &argh::CommandInfoWithArgs, found: &mut Vec<String>) {
+            let has = |name: &str| info.flags.iter().any(|flag| flag.long.trim_start_matches('-') == name);
+            if has("user") && !has("password-stdin") {
+                found.push(info.name.to_owned());
+            }
+            info.commands.iter().for_each(|verb| without(&verb.command, found));
+        }
+        let mut found = Vec::new();
+        without(&Args::get_args_info(), &mut found);
+        found.sort();
+        assert_eq!(found, ["connect", "exec"], "theirs is for the program");
     }
 }

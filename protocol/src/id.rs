@@ -303,6 +303,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_node_does_not_take_a_name_that_commands_take_for_something_else() {
+        let own = |text: &str| text.parse::<NodeName>().unwrap().check_own();
+        assert_eq!(own("shed"), Ok(()));
+        assert_eq!(own("self"), Err(OwnNameError::Reserved("self".into())));
+        assert_eq!(own("--watch"), Err(OwnNameError::Dash));
+        assert_eq!(own(&NodeId::from_bytes([3; 32]).to_string()), Err(OwnNameError::PeerId));
+    }
+
+    #[test]
     fn a_node_id_is_its_peer_id() {
         let peer = Keypair::generate_ed25519().public().to_peer_id();
         let node = NodeId::from_peer_id(&peer).unwrap();

@@ -197,5 +197,6 @@ mod tests {
         assert!(hint(Direction::Egress, Cause::Target).contains("service"));
         assert!(hint(Direction::Egress, Cause::Path).contains("online"));
         assert_eq!(error(&refused).as_deref(), Some("refused by the peer: closed"));
+        assert_eq!(when(&refused), "", "what is so now has no age");
     }
 }

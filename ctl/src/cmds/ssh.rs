@@ -266,7 +266,7 @@ mod tests {
     fn what_a_killed_command_left_is_removed() {
         let parent = tempfile::tempdir().unwrap();
         let (left, live) = (parent.path().join("hivectl-ssh-4194305"), parent.path().join("hivectl-ssh-1"));
-        [&left, &live].map(|folder| fs::create_dir(folder).unwrap());
+        [&left, &live].into_iter().for_each(|folder| fs::create_dir(folder).unwrap());
         tidy(parent.path());
         assert!(!left.exists() && live.exists(), "no process has a number beyond the highest");
     }
