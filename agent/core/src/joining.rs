@@ -90,12 +90,12 @@ impl Core {
         let asked = connection.asks.remove(network) == Some(Ask::Running);
         let before = connection.joined.insert(network.clone(), proof);
         let early = connection.take_early(network);
+        self.routes_changed |= before != Some(proof);
         if before.is_none() {
             let wait = if asked { OTHER_COMPARES } else { Duration::ZERO };
             connection.compare_at.insert(network.clone(), now.mono + wait);
             self.path.joined(&peer);
             self.path.review_at(now.mono + GATHER);
-            self.routes_changed = true;
             self.arrived(conn, now);
         }
         self.registrations.joined(network, &peer, now.mono);
@@ -140,9 +140,10 @@ impl Core {
         self.connections.ask(conn, network, again);
     }
 
-    pub(crate) fn join_refused(&mut self, network: &NetworkName, now: Now) {
+    pub(crate) fn join_refused(&mut self, network: &NetworkName, peer: NodeId, now: Now) {
+        let outside = !self.connections.of(&peer).any(|(_, connection)| connection.joined.contains_key(network));
         if let Some(room) = self.networks.get_mut(network) {
-            room.refused_here(now.mono);
+            room.refused_here(peer, outside, now.mono);
         }
     }
 
@@ -210,6 +211,7 @@ impl Core {
     /// Connections that were joined by a password whose grace is over lose that network.
     pub(crate) fn end_old_passwords(&mut self, now: Now) {
         for network in self.networks.end_graces(now.wall, &mut self.out) {
+            self.routes_changed = true;
             self.expel(&network, "joined by a password that has ended", now, |_, proof| proof == Proof::Old);
         }
     }

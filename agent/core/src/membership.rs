@@ -23,17 +23,20 @@ const MOST_BANNED: usize = 4096;
 const MOST_REFUSALS: usize = 1024;
 const FIRST_REFUSAL: Duration = Duration::from_secs(30);
 const LONGEST_REFUSAL: Duration = Duration::from_secs(600);
-/// How long a refused join counts as news.
-const RECENT: Duration = Duration::from_secs(600);
+/// How long a refused join counts as news: a node that cannot join tries again every ten minutes.
+const RECENT: Duration = Duration::from_secs(3600);
 
 /// One network.
 pub(crate) struct Network {
     secret: Secret,
+    /// Counts the passwords since the start: what an older one gave ends with it.
+    epoch: u32,
     previous: Option<(Secret, Timestamp)>,
     pub banned: BTreeSet<NodeId>,
     /// Joins refused here since the start.
     pub refused_joins: u64,
-    last_refused: Option<Duration>,
+    /// Who was refused here and has not joined since: how often, and when last.
+    refused: BTreeMap<NodeId, (u64, Duration)>,
     refusals: BTreeMap<NodeId, Refusals>,
 }
 
@@ -47,10 +50,12 @@ impl Network {
     fn new(secret: Secret) -> Self {
         Self {
             secret,
+            // The one before may be stored, too.
+            epoch: 1,
             previous: None,
             banned: BTreeSet::new(),
             refused_joins: 0,
-            last_refused: None,
+            refused: BTreeMap::new(),
             refusals: BTreeMap::new(),
         }
     }
@@ -67,6 +72,19 @@ impl Network {
     /// Until when the password before the last rotation is accepted.
     pub fn old_until(&self) -> Option<Timestamp> {
         self.previous.as_ref().map(|(_, until)| *until)
+    }
+
+    /// Which of the passwords a proof was of.
+    pub fn epoch(&self, proof: Proof) -> u32 {
+        match proof {
+            Proof::Current => self.epoch,
+            Proof::Old => self.epoch - 1,
+        }
+    }
+
+    /// The oldest password that is accepted.
+    pub fn oldest_epoch(&self) -> u32 {
+        self.epoch(if self.previous.is_some() { Proof::Old } else { Proof::Current })
     }
 
     /// What the knowledge of a secret proves at this moment; nothing when its time is over.
@@ -104,8 +122,10 @@ impl Network {
         self.refusals.get(peer).map(|r| r.until).filter(|until| *until > now)
     }
 
+    /// A peer has joined: what was refused before, on either side, was on the way to that.
     pub fn taken_in(&mut self, peer: &NodeId) {
         self.refusals.remove(peer);
+        self.refused.remove(peer);
     }
 
     /// Members that do not take our join, though the table says they belong here.
@@ -113,14 +133,26 @@ impl Network {
         self.refusals.keys()
     }
 
-    pub fn refused_here(&mut self, now: Duration) {
+    /// Notes that a peer's join was refused here. One that is in already, or kept out, is no news.
+    pub fn refused_here(&mut self, peer: NodeId, is_news: bool, now: Duration) {
         self.refused_joins += 1;
-        self.last_refused = Some(now);
+        self.refused.retain(|_, (_, at)| now.saturating_sub(*at) < RECENT);
+        if is_news
+            && !self.banned.contains(&peer)
+            && (self.refused.len() < MOST_REFUSALS || self.refused.contains_key(&peer))
+        {
+            let (count, at) = self.refused.entry(peer).or_default();
+            (*count, *at) = (*count + 1, now);
+        }
     }
 
-    /// Whether a join was refused here lately.
-    pub fn refused_lately(&self, now: Duration) -> bool {
-        self.last_refused.is_some_and(|at| now.saturating_sub(at) < RECENT)
+    /// Who was refused here lately and is still outside, and how often.
+    pub fn refused_lately(&self, now: Duration) -> impl Iterator<Item = (&NodeId, u64)> {
+        let outside = self
+            .refused
+            .iter()
+            .filter(move |(peer, (_, at))| now.saturating_sub(*at) < RECENT && !self.banned.contains(*peer));
+        outside.map(|(peer, (count, _))| (peer, *count))
     }
 }
 
@@ -177,7 +209,7 @@ impl Membership {
     }
 
     pub fn leave(&mut self, name: &NetworkName, out: &mut Outbox) -> Result<(), Failure> {
-        self.0.remove(name).ok_or_else(|| not_a_member(name))?;
+        self.0.remove(name).ok_or_else(|| not_a_member(name).hint("`hivectl networks` lists those it is in"))?;
         out.persist(Change::NetworkGone(name.clone()));
         Ok(())
     }
@@ -197,6 +229,7 @@ impl Membership {
             return Err(Failure::new(FailureCode::Usage, same));
         }
         let old = std::mem::replace(&mut network.secret, secret);
+        network.epoch += 1;
         let millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         network.previous = (millis > 0).then(|| (old, Timestamp(now.wall.0.saturating_add(millis))));
         network.refusals.clear();

@@ -1,12 +1,14 @@
 //! Fifty nodes in one process, with cores as they are and a network that is made up: latency, cuts, partitions,
 //! restarts from what was stored. Everything follows from a seed, so a failure replays:
-//! `HIVE_SIM_SEED=7 cargo test -p hive-core --test simulation`; `HIVE_SIM_RUNS=100` tries more seeds.
+//! `HIVE_SIM_SEED=7 cargo test -p hive-core --test simulation`; `HIVE_SIM_RUNS=100` tries more seeds. `scale` does it with a
+//! thousand nodes, and with more on demand.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
 mod checks;
 mod disk;
 mod mishaps;
+mod scale;
 mod world;
 
 use std::{collections::BTreeSet, time::Duration};

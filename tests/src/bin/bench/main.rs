@@ -13,9 +13,11 @@ mod connections;
 mod exec;
 mod idle;
 mod latency;
+mod many;
 mod memory;
 mod relay;
 mod report;
+mod resume;
 mod storm;
 mod strangers;
 mod tls;
@@ -52,6 +54,8 @@ struct Arguments {
 enum What {
     Idle(idle::Idle),
     Exec(exec::Exec),
+    Many(many::Many),
+    Resume(resume::Resume),
     Relay(relay::Relay),
     Change(change::Change),
     Storm(storm::Storm),
@@ -65,6 +69,8 @@ fn main() -> io::Result<()> {
     let report = match &arguments.what {
         Some(What::Idle(idle)) => idle.measure(&Lab::new()),
         Some(What::Exec(_)) => exec::measure(&Lab::new(), rounds, bytes)?,
+        Some(What::Many(many)) => many.measure(&Lab::new())?,
+        Some(What::Resume(_)) => resume::measure(&Lab::new(), rounds, bytes)?,
         Some(What::Relay(relay)) => relay.measure(rounds, bytes)?,
         Some(What::Change(change)) => change.measure(),
         Some(What::Storm(storm)) => storm.measure(&Lab::new()),
