@@ -106,7 +106,9 @@ impl Scene {
     /// With one public node the two can reach each other; with more they are kept from it, and only relays are left.
     fn start(publics: usize) -> Option<Scene> {
         let lab = Lab::namespaces(TEST)?;
-        let public = |number| Node::start(&lab.host(&format!("public{number}")), pair::options());
+        // By itself a node relays once others have dialled it, which those that know it from before a restart need not.
+        let options = pair::options().argument("--relay").argument("always");
+        let public = |number| Node::start(&lab.host(&format!("public{number}")), options.clone());
         let publics: Vec<Node> = (0..publics).map(public).collect();
         let [(near, near_router), (far, far_router)] =
             ["near", "far"].map(|name| lab.host_behind(Nat::PortRestricted, name));
