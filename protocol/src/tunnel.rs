@@ -200,6 +200,9 @@ pub enum RefuseReason {
     /// There is no such stream to go on with: its grace is over, its right was taken away, or it ended.
     #[n(3)]
     Unknown,
+    /// The rule takes nothing over the path that this came by; worth a retry on another.
+    #[n(4)]
+    Path,
 }
 
 /// A whole OPEN, REFUSE or RESUME frame.

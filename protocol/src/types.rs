@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use minicbor::{Decode, Encode};
 use multiaddr::Multiaddr;
 
-use crate::{HostPattern, KeyPrefix, NetworkName, NodeId, NodeName, Timestamp, codec};
+use crate::{HostPattern, KeyPrefix, NetworkName, NodeId, NodeName, PathRule, Timestamp, codec};
 
 /// Number of a proxy on its node; never used twice there.
 pub type ProxyId = u64;
@@ -234,6 +234,17 @@ pub struct ProxySpec {
     /// Who may log in, where it speaks SSH.
     #[n(22)]
     pub ssh: Option<SshLogin>,
+    /// Which paths it may take; none for any.
+    #[n(23)]
+    pub path_rule: Option<PathRule>,
+}
+
+impl ProxySpec {
+    /// Which paths it may take.
+    #[must_use]
+    pub fn paths(&self) -> PathRule {
+        self.path_rule.unwrap_or_default()
+    }
 }
 
 /// Seconds for which a tunnelled connection outlives its path, unless told otherwise.
@@ -336,6 +347,9 @@ pub struct ProxyInfo {
     /// The host key, where it speaks SSH.
     #[n(22)]
     pub ssh: Option<SshHost>,
+    /// Which paths it may take; none where it takes none, or the node is too old to say.
+    #[n(23)]
+    pub path_rule: Option<PathRule>,
 }
 
 /// A node at a glance.
@@ -373,6 +387,41 @@ pub struct StatusInfo {
     /// What is wrong, and what to do about it.
     #[n(9)]
     pub problems: Vec<Problem>,
+    /// What the router in front was asked for; none where none is needed, known or to be asked.
+    #[n(10)]
+    pub port_mapping: Option<PortMapping>,
+}
+
+/// Ports of a node that its router maps.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cbor(map)]
+pub struct PortMapping {
+    /// The router.
+    #[cbor(n(0), with = "codec::ip")]
+    pub gateway: IpAddr,
+    /// What it speaks; none while it has not answered.
+    #[n(1)]
+    pub protocol: Option<MappingProtocol>,
+    /// Where others can dial the node by what was mapped.
+    #[cbor(n(2), with = "codec::multiaddrs")]
+    pub addresses: Vec<Multiaddr>,
+    /// What is in the way.
+    #[n(3)]
+    pub problem: Option<String>,
+}
+
+/// How a router is asked for a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+#[cbor(index_only)]
+pub enum MappingProtocol {
+    /// RFC 6887.
+    #[n(0)]
+    Pcp,
+    /// RFC 6886.
+    #[n(1)]
+    NatPmp,
 }
 
 /// Whether others can dial a node.

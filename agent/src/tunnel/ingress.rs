@@ -8,9 +8,9 @@ use std::{
 };
 
 use async_io::Async;
-use hive_core::ConnId;
+use hive_core::{ConnId, wrong_path};
 use hive_protocol::{
-    KeyPrefix, NetworkName, NodeId, ProxySpec,
+    KeyPrefix, NetworkName, NodeId, PathRule, ProxySpec,
     tunnel::{self, Header, Kind, Open, Refusal, RefuseReason, Resume},
 };
 use hive_transport::{bulk::Accepted, streams::Stream};
@@ -23,7 +23,7 @@ use super::{
     pair::{Inner, Outer},
     pump::Session,
     tls::{self, TlsError},
-    waiting::{Arrival, Led, Name, Place},
+    waiting::{Arrival, Led, Name, Place, Terms},
 };
 use crate::{exec, net::registry::Connection, node::Handle, time::within};
 
@@ -44,7 +44,8 @@ const MOST_GRACE: u32 = 600;
 
 /// Serves a libp2p stream.
 pub async fn serve_stream(node: Handle, connection: Connection, stream: Stream) {
-    Ingress { node, peer: connection.peer, conn: Some(connection.conn) }.serve(stream.into()).await;
+    let (peer, conn, relayed) = (connection.peer, Some(connection.conn), connection.relayed());
+    Ingress { node, peer, conn, relayed }.serve(stream.into()).await;
 }
 
 /// Serves a channel, if its peer is a member of some network on a libp2p connection.
@@ -54,7 +55,7 @@ pub async fn serve_channel(node: Handle, peer: NodeId, accepted: Accepted) {
         return log::debug!("{peer} wants a channel and belongs to no network here");
     }
     drop(accepted.place);
-    Ingress { node, peer, conn: None }.serve(accepted.channel.into()).await;
+    Ingress { node, peer, conn: None, relayed: false }.serve(accepted.channel.into()).await;
 }
 
 /// Where streams come from.
@@ -64,6 +65,8 @@ struct Ingress {
     peer: NodeId,
     /// The libp2p connection, if it is a stream of one.
     conn: Option<ConnId>,
+    /// Whether a relay carries them.
+    relayed: bool,
 }
 
 /// The first frame of a stream on a carrier.
@@ -121,7 +124,7 @@ impl Ingress {
         let joined = async {
             match self.conn {
                 Some(conn) => routes.wait_for(|routes| routes.joined(conn, network).then_some(conn)).await,
-                None => routes.wait_for(|routes| routes.path(network, &self.peer)).await,
+                None => routes.wait_for(|routes| routes.path(network, &self.peer, PathRule::Any)).await,
             }
         };
         within(JOIN_LAG, joined).await.or(self.conn)
@@ -134,11 +137,11 @@ impl Ingress {
         }
         // No such connection: the routes refuse any number that is none of theirs.
         let conn = conn.unwrap_or(ConnId(u64::MAX));
-        Ok((conn, self.node.routes.get().admit(conn, &self.peer, open)?))
+        Ok((conn, self.node.routes.get().admit(conn, &self.peer, self.relayed, open)?))
     }
 
     async fn carry(&self, conn: ConnId, spec: &ProxySpec, open: &Open, mut carrier: Carrier) -> Option<Carrier> {
-        let place = self.node.waiting.enter((self.peer, open.stream), open.network.clone())?;
+        let place = self.node.waiting.enter((self.peer, open.stream), Terms::of(spec, open))?;
         let grace = open.grace.unwrap_or(0).min(MOST_GRACE);
         let entry = self.node.tunnels.enter(spec, Some(conn), Duration::from_secs(grace.into()));
         // The rule may have gone between admission and entry.
@@ -186,20 +189,24 @@ impl Ingress {
         Ok(outer)
     }
 
-    /// Whether the peer is, or within a moment becomes, a member of the network that a stream of its belongs to. A channel
-    /// of its may stand on another network, and the right to this one be gone.
-    async fn is_entitled(&self, name: &Name) -> bool {
-        let Some(network) = self.node.waiting.network(name) else { return true };
-        let member = self.node.routes.wait_for(|routes| routes.path(&network, &self.peer).map(drop));
-        within(JOIN_LAG, member).await.is_some()
+    /// Whether the peer is, or within a moment becomes, a member of the network that a stream of its belongs to, and comes
+    /// by a path that the stream may take. A channel of its may stand on another network, and the right to this one be
+    /// gone.
+    async fn judge(&self, name: &Name) -> Result<(), Refusal> {
+        let Some(Terms { network, paths }) = self.node.waiting.terms(name) else { return Ok(()) };
+        if !paths.allows(self.relayed) {
+            return Err(wrong_path(paths));
+        }
+        let member = self.node.routes.wait_for(|routes| routes.path(&network, &self.peer, PathRule::Any).map(drop));
+        let late = || Refusal { reason: RefuseReason::Unknown, text: "not a member of its network".to_owned() };
+        within(JOIN_LAG, member).await.ok_or_else(late)
     }
 
     /// Leads a carrier to the stream that it is for.
     async fn resume(&self, resume: &Resume, carrier: Carrier) -> Option<Carrier> {
         let name = (self.peer, resume.stream);
-        if !self.is_entitled(&name).await {
-            let text = "not a member of its network".to_owned();
-            refuse(carrier, &Refusal { reason: RefuseReason::Unknown, text }).await;
+        if let Err(refusal) = self.judge(&name).await {
+            refuse(carrier, &refusal).await;
             return None;
         }
         let arrival = Arrival { carrier, delivered: resume.delivered };

@@ -15,8 +15,8 @@ use std::{
 use async_io::{Async, Timer};
 use hive_core::Routes;
 use hive_protocol::{
-    DEFAULT_RESUME, Direction, KeyPrefix, ProxyId, ProxyKind, ProxySpec, Remote, TUNNEL_PROTOCOL,
-    tunnel::{self, Kind, Open, Resume},
+    DEFAULT_RESUME, Direction, KeyPrefix, ProxyKind, ProxySpec, Remote, TUNNEL_PROTOCOL,
+    tunnel::{self, Kind, Open, RefuseReason, Resume},
 };
 use libp2p::StreamProtocol;
 use smol::{Task, future::or};
@@ -199,13 +199,10 @@ async fn terminated(node: &Handle, spec: &Arc<ProxySpec>, prefix: &KeyPrefix, cl
 async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Outer) {
     let counters = node.tunnels.counters(spec.id);
     let Some(remote) = &spec.remote else { return };
-    let found = within(PATIENCE, path(&node, spec.id, remote)).await;
-    let (connection, mut carrier) = match found.ok_or_else(|| late(remote)) {
-        Ok(Ok(found)) => found,
-        Ok(Err(why)) | Err(why) => {
-            counters.failed(Cause::Path, why);
-            return abort(&local.socket);
-        }
+    let found = within(PATIENCE, path(&node, &spec, remote)).await.flatten();
+    let Some((connection, mut carrier)) = found else {
+        counters.failed(Cause::Path, late(&node, &spec, remote).await);
+        return abort(&local.socket);
     };
     let grace = spec.resume.unwrap_or(DEFAULT_RESUME);
     let entry = node.tunnels.enter(&spec, Some(connection.conn), Duration::from_secs(grace.into()));
@@ -272,11 +269,11 @@ impl Egress<'_> {
     /// Finds a carrier and the other end of the stream on it.
     async fn resume(&mut self, session: &Session) -> Result<Carrier, Broken> {
         loop {
-            if let Ok((connection, mut carrier)) = path(self.node, self.spec.id, self.remote).await {
+            if let Some((connection, mut carrier)) = path(self.node, self.spec, self.remote).await {
                 self.beside = connection;
                 match within(RESUME_TIMEOUT, self.ask(session, &mut carrier)).await {
                     Some(Ok(())) => return Ok(carrier),
-                    Some(Err(refused @ (Broken::Refused(_) | Broken::Violation(_)))) => return Err(refused),
+                    Some(Err(final_word)) if is_final(&final_word) => return Err(final_word),
                     Some(Err(broken)) => log::debug!("proxy {}: {broken}, trying again", self.spec.id),
                     None => log::debug!("proxy {}: no answer to RESUME, trying again", self.spec.id),
                 }
@@ -307,23 +304,36 @@ impl Egress<'_> {
     }
 }
 
-/// The best path to the peer and a carrier on it. A connection that dies meanwhile is replaced by the next.
-async fn path(node: &Handle, proxy: ProxyId, remote: &Remote) -> Result<(Connection, Carrier), String> {
+/// Whether the ingress will not take a stream back, whatever the path.
+fn is_final(broken: &Broken) -> bool {
+    match broken {
+        Broken::Refused(refusal) => refusal.reason != RefuseReason::Path,
+        Broken::Violation(_) => true,
+        _ => false,
+    }
+}
+
+/// The best path to the peer that the proxy may take, and a carrier on it. A connection that dies meanwhile is replaced
+/// by the next.
+async fn path(node: &Handle, spec: &ProxySpec, remote: &Remote) -> Option<(Connection, Carrier)> {
     loop {
         let networks = vec![remote.network.clone()];
-        let connection = node.connection_in(networks, remote.node, PATIENCE).await;
-        let connection = connection.ok_or_else(|| format!("{} is not connected", remote.node))?;
+        let connection = node.connection_in(networks, remote.node, spec.paths(), PATIENCE).await?;
         if let Some(channel) = node.pool.take(node, &connection).await {
-            return Ok((connection, channel.into()));
+            return Some((connection, channel.into()));
         }
         match node.streams.open_on(connection.id, StreamProtocol::new(TUNNEL_PROTOCOL)).await {
-            Ok(stream) => return Ok((connection, stream.into())),
-            Err(e) => log::debug!("proxy {}: {e}, trying again", proxy),
+            Ok(stream) => return Some((connection, stream.into())),
+            Err(e) => log::debug!("proxy {}: {e}, trying again", spec.id),
         }
         Timer::after(PAUSE).await;
     }
 }
 
-fn late(remote: &Remote) -> String {
-    format!("no path to {} within {} s", remote.node, PATIENCE.as_secs())
+/// Why a connection was given up that waited for a path.
+async fn late(node: &Handle, spec: &ProxySpec, remote: &Remote) -> String {
+    let (asked, paths) = (remote.clone(), spec.paths());
+    let why = node.ask(move |core, _| core.no_path(&asked, paths)).await;
+    let why = why.unwrap_or_else(|_| format!("no path to {}", remote.node));
+    format!("{why}, after {} s", PATIENCE.as_secs())
 }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use hive_protocol::{NetworkName, NodeId};
+use hive_protocol::{NetworkName, NodeId, PathRule, ProxySpec, tunnel::Open};
 use smol::channel::{self, Receiver, Sender};
 
 use super::carrier::Carrier;
@@ -39,8 +39,23 @@ struct Inner {
 /// A stream that may wait for its next carrier.
 struct Live {
     arrivals: Sender<Arrival>,
+    terms: Terms,
+}
+
+/// On what a stream is taken back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
     /// Of which its peer has to be a member.
-    network: NetworkName,
+    pub network: NetworkName,
+    /// By which it has to come.
+    pub paths: PathRule,
+}
+
+impl Terms {
+    /// Those of a stream that an ingress admits.
+    pub fn of(spec: &ProxySpec, open: &Open) -> Self {
+        Self { network: open.network.clone(), paths: spec.paths() }
+    }
 }
 
 /// What became of an arrival.
@@ -55,19 +70,19 @@ pub enum Led {
 
 impl Waiting {
     /// Enters a stream; none if its name is taken.
-    pub fn enter(self: &Arc<Self>, name: Name, network: NetworkName) -> Option<Place> {
+    pub fn enter(self: &Arc<Self>, name: Name, terms: Terms) -> Option<Place> {
         let mut inner = self.lock();
         if inner.live.contains_key(&name) || inner.ended.contains_key(&name) {
             return None;
         }
         let (sender, arrivals) = channel::bounded(1);
-        inner.live.insert(name, Live { arrivals: sender, network });
+        inner.live.insert(name, Live { arrivals: sender, terms });
         Some(Place { waiting: self.clone(), name, arrivals, ended: None })
     }
 
-    /// The network of a stream that lives.
-    pub fn network(&self, name: &Name) -> Option<NetworkName> {
-        self.lock().live.get(name).map(|live| live.network.clone())
+    /// The terms of a stream that lives.
+    pub fn terms(&self, name: &Name) -> Option<Terms> {
+        self.lock().live.get(name).map(|live| live.terms.clone())
     }
 
     /// Leads a carrier to its stream.
@@ -143,22 +158,22 @@ mod tests {
         NodeId::from_peer_id(&key.public().to_peer_id()).unwrap()
     }
 
-    fn network() -> NetworkName {
-        "home".parse().unwrap()
+    fn terms() -> Terms {
+        Terms { network: "home".parse().unwrap(), paths: PathRule::Any }
     }
 
     #[test]
     fn a_name_is_taken_while_its_stream_lives_and_while_its_end_is_remembered() {
         let waiting = Arc::<Waiting>::default();
         let name = (peer(1), [7; 16]);
-        let place = waiting.enter(name, network()).unwrap();
-        assert!(waiting.enter(name, network()).is_none());
-        assert!(waiting.enter((peer(2), [7; 16]), network()).is_some(), "a name belongs to one peer");
+        let place = waiting.enter(name, terms()).unwrap();
+        assert!(waiting.enter(name, terms()).is_none());
+        assert!(waiting.enter((peer(2), [7; 16]), terms()).is_some(), "a name belongs to one peer");
         place.end(5);
         assert_eq!(waiting.lock().ended.get(&name), Some(&5));
-        assert!(waiting.enter(name, network()).is_none());
+        assert!(waiting.enter(name, terms()).is_none());
         waiting.forget(&name);
-        assert!(waiting.enter(name, network()).is_some());
+        assert!(waiting.enter(name, terms()).is_some());
     }
 
     #[test]
@@ -167,7 +182,7 @@ mod tests {
         for n in 0..2 * REMEMBERED as u64 {
             let mut stream = [0; 16];
             stream[..8].copy_from_slice(&n.to_be_bytes());
-            waiting.enter((peer(1), stream), network()).unwrap().end(n);
+            waiting.enter((peer(1), stream), terms()).unwrap().end(n);
         }
         assert_eq!(waiting.lock().ended.len(), REMEMBERED);
         assert_eq!(waiting.lock().order.len(), REMEMBERED);

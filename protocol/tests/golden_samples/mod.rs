@@ -2,9 +2,10 @@
 
 use hive_protocol::{
     AgentMetrics, Carrier, ConnectionCounts, CpuMetrics, Direction, DiskMetrics, GpuMetrics, Identity,
-    InterfaceMetrics, KeyEntry, KeyInfo, KeyType, LogLevel, LogLine, MemoryMetrics, Metrics, NetworkInfo, NetworkName,
-    NodeId, NodeInfo, NodeName, PathKind, PeerRecord, Problem, ProxyInfo, ProxyKind, ProxyState, Reachability,
-    SessionInfo, SignedRecord, SshHost, SshLogin, StatusInfo, TemperatureMetrics, Timestamp, TunnelCounts,
+    InterfaceMetrics, KeyEntry, KeyInfo, KeyType, LogLevel, LogLine, MappingProtocol, MemoryMetrics, Metrics,
+    NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName, PathKind, PathRule, PeerRecord, PortMapping, Problem,
+    ProxyInfo, ProxyKind, ProxyState, Reachability, SessionInfo, SignedRecord, SshHost, SshLogin, StatusInfo,
+    TemperatureMetrics, Timestamp, TunnelCounts,
     keys::{Challenge, ExternalAccount, TlsRequest},
     message::{
         BindAddr, ClientMessage, Failure, FailureCode, FileInfo, ProxyRequest, Request, Response, RunRequest,
@@ -26,14 +27,17 @@ pub const OTHER_FILES: &[&str] = &[
     "Identity",
     "Identity.text",
     "Request.ProxyAdd.least",
+    "Request.ProxyAdd.path",
     "Request.ProxyAdd.ssh",
     "Request.ProxyAdd.tls",
     "Response.Proxies.named",
+    "Response.Proxies.path",
     "Response.Proxies.ssh",
     "ClientMessage.Hello.least",
     "Response.Error.least",
     "Response.Nodes.relayed",
     "Request.Update.least",
+    "Response.Status.mapped",
     "Response.UpdateStatus.least",
     "session_challenge",
     "frame",
@@ -236,6 +240,7 @@ fn proxy_request() -> ProxyRequest {
         key_prefix: None,
         sni: None,
         ssh: None,
+        path_rule: None,
     }
 }
 
@@ -276,6 +281,17 @@ pub fn ssh_proxies() -> Response {
 pub fn tls_proxy() -> Request {
     let (key_prefix, sni) = (Some("web".parse().unwrap()), Some("*.shed.example".parse().unwrap()));
     Request::ProxyAdd(ProxyRequest { direction: Direction::Egress, key_prefix, sni, ..proxy_request() })
+}
+
+/// With the field that came after version 0.1.
+pub fn direct_proxy() -> Request {
+    Request::ProxyAdd(ProxyRequest { path_rule: Some(PathRule::Direct), ..proxy_request() })
+}
+
+/// With the field that came after version 0.1.
+pub fn direct_proxies() -> Response {
+    let direct = ProxyInfo { path_rule: Some(PathRule::Direct), ..proxy_info() };
+    Response::Proxies { rows: vec![direct], more: false }
 }
 
 /// With the field that came after version 0.1.
@@ -360,7 +376,19 @@ fn status() -> StatusInfo {
         tunnels: TunnelCounts { active: 2, bytes_in: 1000, bytes_out: 70_000 },
         listening: addresses(),
         problems: vec![Problem { what: "a proxy needs shed".into(), hint: "start it".into() }],
+        port_mapping: None,
     }
+}
+
+/// With the field that came after version 0.1.
+pub fn mapped_status() -> Response {
+    let port_mapping = Some(PortMapping {
+        gateway: "192.168.1.1".parse().unwrap(),
+        protocol: Some(MappingProtocol::NatPmp),
+        addresses: vec!["/ip4/203.0.113.9/tcp/4180".parse().unwrap()],
+        problem: Some("it has no port left".into()),
+    });
+    Response::Status(StatusInfo { port_mapping, ..status() })
 }
 
 fn proxy_info() -> ProxyInfo {
@@ -388,6 +416,7 @@ fn proxy_info() -> ProxyInfo {
         last_error: Some("target refused".into()),
         sni: None,
         ssh: None,
+        path_rule: None,
     }
 }
 

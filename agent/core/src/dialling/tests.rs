@@ -100,10 +100,10 @@ fn who_waits_for_a_peer_gets_a_dial_at_once() {
     fail(&mut bench, 1);
     bench.pass(secs(1));
     assert!(bench.dials().is_empty());
-    bench.tell(Event::Wanted { peer: id(1) });
+    bench.tell(Event::Wanted { peer: id(1), paths: PathRule::Any });
     assert_eq!(bench.dials(), [id(1)]);
     fail(&mut bench, 1);
-    bench.tell(Event::Wanted { peer: id(1) });
+    bench.tell(Event::Wanted { peer: id(1), paths: PathRule::Any });
     assert!(bench.dials().is_empty(), "it was just tried");
     bench.pass(millis(600));
     assert_eq!(bench.dials(), [id(1)]);
@@ -161,7 +161,7 @@ fn no_more_than_eight_dials_at_once() {
     let mut dialled = Vec::new();
     for n in 1..=20 {
         bench.hear_of(helper, n, 5);
-        bench.tell(Event::Wanted { peer: id(n) });
+        bench.tell(Event::Wanted { peer: id(n), paths: PathRule::Any });
         dialled.extend(bench.dials());
     }
     bench.pass(secs(1));
