@@ -16,8 +16,8 @@ pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static
 
 /// Runs `main` to its end on this thread while further threads run what it spawns.
 pub fn run<T>(main: impl Future<Output = T>) -> T {
-    let threads = thread::available_parallelism().map_or(1, usize::from).clamp(1, MAX_THREADS);
-    for index in 1..threads {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    for index in 1..threads(cores) {
         let named = thread::Builder::new().name(format!("hive-{index}")).stack_size(512 * 1024);
         // One thread less is slower, not wrong: a board out of threads still runs.
         if let Err(e) = named.spawn(|| async_io::block_on(EXECUTOR.run(std::future::pending::<()>()))) {
@@ -25,4 +25,19 @@ pub fn run<T>(main: impl Future<Output = T>) -> T {
         }
     }
     async_io::block_on(EXECUTOR.run(main))
+}
+
+/// Threads on a board with this many cores, the one that runs `main` among them.
+fn threads(cores: usize) -> usize {
+    cores.clamp(1, MAX_THREADS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_follow_the_board() {
+        assert_eq!([0, 1, 2, 4, 64].map(threads), [1, 1, 2, 4, 4]);
+    }
 }

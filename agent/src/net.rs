@@ -23,6 +23,8 @@ use libp2p::{
 };
 use registry::Registry;
 
+use crate::tunnel::memory;
+
 /// How often a round trip is measured on each connection. Dead paths are noticed by the kernel's keep-alive, so this may
 /// be rare. Each costs some ten wake-ups at both ends: with ten peers and once a minute that was most of what an idle
 /// agent did.
@@ -83,7 +85,7 @@ impl Net {
             registry: registry::Behaviour(registry.clone()),
             limits: limits::Behaviour::new(limits::Limits::default(), control.clone()),
             streams,
-            relay: relay::Server::new(local, relay::Limits::default(), control.clone()),
+            relay: relay::Server::new(local, relay::Limits::of_board(memory::of_board()), control.clone()),
             circuits,
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),

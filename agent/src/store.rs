@@ -4,6 +4,7 @@
 //! and then writes each turn's changes in one transaction, so kill -9 at any moment leaves the state before or after it.
 
 mod disk;
+mod env;
 mod folder;
 
 use std::{
@@ -12,19 +13,18 @@ use std::{
 };
 
 use heed::{
-    Database, Env, EnvOpenOptions, RoTxn, RwTxn, WithTls,
+    Database, RoTxn, RwTxn,
     types::{Bytes, Str},
 };
 use hive_core::{Change, Stored, StoredNetwork};
 use hive_protocol::{KeyEntry, KeyName, NetworkName, NodeId, NodeName, ProxySpec};
 use minicbor::{Decode, Encode};
 
+use env::Env;
 pub use folder::FolderError;
 
 /// Version of the tables' layout that this build writes.
 pub const SCHEMA: u32 = 1;
-/// Address space reserved for the map, in bytes: far above any table's size, small enough for 32-bit boards.
-const MAP_SIZE: usize = 128 << 20;
 
 /// Why state could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +71,7 @@ type Table = Database<Bytes, Bytes>;
 
 /// The open state of one node. Holds the folder's lock while it lives.
 pub struct Store {
-    env: Env<WithTls>,
+    env: Arc<Env>,
     meta: Database<Str, Bytes>,
     networks: Table,
     records: Table,
@@ -105,21 +105,16 @@ impl Store {
     /// Opens the state in `folder`, making it (mode 0700) when it is not there, and locks it.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let lock = folder::prepare(folder)?;
-        let mut options = EnvOpenOptions::new();
-        options.map_size(MAP_SIZE).max_dbs(16);
-        // SAFETY: LMDB's map must not be changed from outside while it is open; the folder is private to this user
-        // (checked by `prepare`) and the lock keeps a second agent out.
-        #[allow(unsafe_code)]
-        let env = unsafe { options.open(folder) }?;
+        let env = Arc::new(Env::open(folder)?);
         let mut txn = env.write_txn()?;
         let store = Self {
-            meta: env.create_database(&mut txn, Some("meta"))?,
-            networks: env.create_database(&mut txn, Some("networks"))?,
-            records: env.create_database(&mut txn, Some("records"))?,
-            proxies: env.create_database(&mut txn, Some("proxies"))?,
-            sessions: env.create_database(&mut txn, Some("sessions"))?,
-            keys: env.create_database(&mut txn, Some("keys"))?,
-            acme: env.create_database(&mut txn, Some("acme"))?,
+            meta: env.table(&mut txn, "meta")?,
+            networks: env.table(&mut txn, "networks")?,
+            records: env.table(&mut txn, "records")?,
+            proxies: env.table(&mut txn, "proxies")?,
+            sessions: env.table(&mut txn, "sessions")?,
+            keys: env.table(&mut txn, "keys")?,
+            acme: env.table(&mut txn, "acme")?,
             env: env.clone(),
             _lock: lock,
         };

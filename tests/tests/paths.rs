@@ -122,7 +122,7 @@ fn a_direct_path_comes_back_by_itself() {
     scene.mend();
     scene.wait_for_path("direct");
     let [moving, waiting] = [&any, &direct].map(|tunnel| scene.dial(tunnel));
-    [&moving, &waiting].map(|stream| exchange(stream).unwrap());
+    [&moving, &waiting].into_iter().for_each(|stream| exchange(stream).unwrap());
     scene.cut();
     // One goes on over the relay, the other stays where it is until there is a direct path again.
     exchange(&moving).unwrap();

@@ -45,6 +45,8 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// What is known of this node's addresses, and what was done for others.
 #[derive(Default)]
 pub(crate) struct Probes {
+    /// The addresses changed since they were gathered.
+    stale: bool,
     tested: BTreeMap<Multiaddr, Tested>,
     /// The one that is under way, whom it was asked of, and since when.
     running: Option<(Multiaddr, NodeId, Duration)>,
@@ -75,6 +77,7 @@ impl Probes {
     /// Something changed: all is to be tried anew.
     pub fn restart(&mut self) {
         self.tested.clear();
+        self.stale = true;
     }
 
     /// Whether a public address was tried in vain by more than one, or more than once.
@@ -125,12 +128,11 @@ impl Tested {
 impl Core {
     /// Has the next address tried that is due, if a member is connected that can.
     pub(crate) fn probe_due(&mut self, now: Now) {
-        let candidates: Vec<Multiaddr> = self.candidates_to_probe();
-        self.probes.tested.retain(|address, _| candidates.contains(address));
-        for address in candidates {
-            self.probes.tested.entry(address).or_insert(Tested { due: now.mono + FIRST, ..Tested::default() });
+        if std::mem::take(&mut self.probes.stale) {
+            let untested = || Tested { due: now.mono + FIRST, ..Tested::default() };
+            self.probes.tested = self.candidates_to_probe().into_iter().map(|address| (address, untested())).collect();
         }
-        if self.probes.running.as_ref().is_some_and(|(.., since)| *since + LOST > now.mono) {
+        if self.probes.next().is_none_or(|due| due > now.mono) {
             return;
         }
         self.probes.running = None;
@@ -193,10 +195,9 @@ impl Core {
         self.own.direct().iter().filter(|address| self.probes.has_failed(address)).collect()
     }
 
-    /// Whether this node has public addresses, and none can be dialled.
+    /// Whether this node has public addresses, and none of those that were tried can be dialled.
     pub(crate) fn is_walled(&self) -> bool {
-        let candidates = self.candidates_to_probe();
-        !candidates.is_empty() && candidates.iter().all(|address| self.probes.has_failed(address))
+        !self.unreached().is_empty() && !self.probes.tested.values().any(|tested| tested.reached)
     }
 }
 

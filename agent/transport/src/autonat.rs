@@ -202,7 +202,7 @@ mod tests {
     fn what_is_cut_off_or_garbled_is_no_request() {
         let whole = encode_request(&request());
         assert!((0..whole.len()).all(|length| decode_request(&whole[..length]).is_none()));
-        let _ = (0..=255).map(|byte| decode_request(&[byte; 64])).count();
+        assert!((0..=255).all(|byte| decode_request(&[byte; 64]).is_none()));
     }
 
     #[test]

@@ -208,3 +208,23 @@ fn the_youngest_connections_beyond_need_may_go() {
     closed.sort();
     assert_eq!(closed, conns[24..]);
 }
+
+#[test]
+fn who_wants_a_relayed_path_gets_one_beside_the_direct_one() {
+    let mut bench = Bench::new();
+    bench.member(2);
+    let direct = bench.member(1);
+    let over: Multiaddr = circuit(&address(2), &id(2));
+    bench.hear_record(direct, signed(1, &PeerRecord { addresses: vec![address(1), over], ..said_by(1, 5) }));
+    bench.pass(secs(1));
+    assert!(bench.dials().is_empty(), "it is connected");
+    bench.tell(Event::Wanted { peer: id(1), paths: PathRule::Relay });
+    let relayed = |o: &Output| match o {
+        Output::Dial { peer, addresses } => Some((*peer, addresses.iter().all(is_relayed))),
+        _ => None,
+    };
+    assert_eq!(bench.find(relayed), [(id(1), true)]);
+    bench.connect_over(1, true, true);
+    bench.pass(secs(5));
+    assert!(bench.dials().is_empty(), "there is one");
+}
