@@ -9,7 +9,7 @@ use futures::channel::mpsc;
 use hive_protocol::{CONTROL_PROTOCOL, JOIN_PROTOCOL, NodeId, PEERS_PROTOCOL, PUNCH_PROTOCOL, TUNNEL_PROTOCOL};
 use hive_transport::{
     autonat::{DIAL_BACK, DIAL_REQUEST},
-    bulk, limits, relay, streams, tls,
+    board, bulk, limits, relay, streams, tls,
     upgrade::Executor,
 };
 use libp2p::{
@@ -22,8 +22,6 @@ use libp2p::{
     },
 };
 use registry::Registry;
-
-use crate::tunnel::memory;
 
 /// How often a round trip is measured on each connection. Dead paths are noticed by the kernel's keep-alive, so this may
 /// be rare. Each costs some ten wake-ups at both ends: with ten peers and once a minute that was most of what an idle
@@ -85,7 +83,7 @@ impl Net {
             registry: registry::Behaviour(registry.clone()),
             limits: limits::Behaviour::new(limits::Limits::default(), control.clone()),
             streams,
-            relay: relay::Server::new(local, relay::Limits::of_board(memory::of_board()), control.clone()),
+            relay: relay::Server::new(local, relay::Limits::of_board(board::memory()), control.clone()),
             circuits,
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),

@@ -60,8 +60,11 @@ pub async fn ask(node: Handle, connection: Connection, address: Multiaddr) {
     node.event(Event::Probed { address, probed }).await;
 }
 
-/// Hears the number of a probe.
+/// Hears the number of a probe. While none is under way nobody has anything to say here.
 pub async fn hear(node: Handle, mut stream: Stream) {
+    if node.nonces.lock().is_empty() {
+        return;
+    }
     let heard = autonat::heard_back(&mut stream, |nonce| node.nonces.heard(nonce));
     if let Some(Err(error)) = within(MESSAGE_TIMEOUT, heard).await {
         log::debug!("a dial back came to nothing: {error}");

@@ -3,6 +3,7 @@
 //! The store decides nothing. It opens and locks the folder, checks the schema version, loads everything once at start
 //! and then writes each turn's changes in one transaction, so kill -9 at any moment leaves the state before or after it.
 
+mod damage;
 mod disk;
 mod env;
 mod folder;
@@ -25,6 +26,8 @@ pub use folder::FolderError;
 
 /// Version of the tables' layout that this build writes.
 pub const SCHEMA: u32 = 1;
+/// LMDB's name for it.
+const DATA_FILE: &str = "data.mdb";
 
 /// Why state could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +50,21 @@ pub enum StoreError {
         what: String,
         /// What is wrong with it.
         detail: String,
+    },
+    /// The database's own structure is damaged.
+    #[error("{}", damage::describe(.folder, &.source.to_string()))]
+    Corrupt {
+        /// The state folder.
+        folder: PathBuf,
+        /// What LMDB found.
+        #[source]
+        source: heed::Error,
+    },
+    /// There is none.
+    #[error("there is no state in {}: give the folder of an agent by --state", .folder.display())]
+    Missing {
+        /// The folder.
+        folder: PathBuf,
     },
     /// The disk is full.
     #[error("no space left for the state: free some space on its disk")]
@@ -102,9 +120,32 @@ pub enum KeyChange {
 }
 
 impl Store {
-    /// Opens the state in `folder`, making it (mode 0700) when it is not there, and locks it.
+    /// Opens the state in `folder`, making it (mode 0700) when it is not there, and locks it. All of it is read once, so
+    /// that damage shows here and not in the middle of something.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let lock = folder::prepare(folder)?;
+        let opened = damage::survived(folder, || {
+            let store = Self::open_locked(folder, lock)?;
+            store.read_through()?;
+            Ok(store)
+        });
+        opened.map_err(|error| match error {
+            StoreError::Database(source @ heed::Error::Mdb(_)) => {
+                StoreError::Corrupt { folder: folder.to_owned(), source }
+            }
+            other => other,
+        })
+    }
+
+    /// Opens state that is there, and makes none.
+    pub fn open_existing(folder: &Path) -> Result<Self, StoreError> {
+        if !folder.join(DATA_FILE).exists() {
+            return Err(StoreError::Missing { folder: folder.to_owned() });
+        }
+        Self::open(folder)
+    }
+
+    fn open_locked(folder: &Path, lock: folder::Lock) -> Result<Self, StoreError> {
         let env = Arc::new(Env::open(folder)?);
         let mut txn = env.write_txn()?;
         let store = Self {
@@ -122,6 +163,19 @@ impl Store {
         txn.commit()?;
         folder::restrict_files(folder)?;
         Ok(store)
+    }
+
+    /// Touches every entry of every table.
+    fn read_through(&self) -> Result<(), StoreError> {
+        let txn = self.env.read_txn()?;
+        for table in
+            [self.meta.remap_key_type(), self.networks, self.records, self.proxies, self.sessions, self.keys, self.acme]
+        {
+            for entry in table.iter(&txn)? {
+                std::hint::black_box(entry?.1.last());
+            }
+        }
+        Ok(())
     }
 
     /// Brings the tables to [`SCHEMA`], one numbered step after the other, in the transaction that opened them.
@@ -277,10 +331,22 @@ fn list<D: for<'b> Decode<'b, ()>, T>(
         let (key, value) = entry?;
         match minicbor::decode::<D>(value) {
             Ok(decoded) => entries.push(into_core(decoded)),
-            Err(e) => skipped.push(Skipped { what: format!("{what} {}", key.escape_ascii()), why: e.to_string() }),
+            Err(e) => skipped.push(Skipped { what: named(what, key), why: e.to_string() }),
         }
     }
     Ok(entries)
+}
+
+/// An entry in words, by its key.
+fn named(what: &str, key: &[u8]) -> String {
+    if let Ok(id) = key.try_into().map(u64::from_be_bytes) {
+        return format!("{what} {id}");
+    }
+    let parts = key.iter().position(|byte| *byte == 0).map(|end| (&key[..end], &key[end + 1..]));
+    match parts.map(|(network, node)| (network.escape_ascii(), node.try_into().map(NodeId::from_bytes))) {
+        Some((network, Ok(node))) => format!("{what} of {node} in network {network}"),
+        _ => format!("{what} {}", key.escape_ascii()),
+    }
 }
 
 fn get<T: for<'b> Decode<'b, ()>>(txn: &RoTxn<'_>, table: Table, key: &[u8]) -> Result<Option<T>, StoreError> {

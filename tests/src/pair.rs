@@ -49,12 +49,25 @@ impl Pair {
     /// Leads a free port of the near node to an address that the far node reaches.
     pub fn tunnel(&self, target: SocketAddr) -> Tunnel {
         let port = self.near.host().free_port();
-        let (from, to) = (format!("near:{port}"), format!("far:{}", target.port()));
+        let (from, to) = (format!("{}:{port}", self.near.name()), format!("{}:{}", self.far.name(), target.port()));
         // On a lab of loopback only the host's address is this lab's own.
         let (bind, host) = (self.near.host().ipv4().to_string(), target.ip().to_string());
         let made = self.near.json(&["forward", "--from", &from, "--to", &to, "--bind", &bind, "--host", &host]);
         let number = |side: &str| made[side]["id"].as_u64().unwrap_or_else(|| panic!("no number of {side} in {made}"));
         Tunnel { entrance: self.near.host().at(port), egress: number("egress"), ingress: number("ingress") }
+    }
+
+    /// The same, of connections that end with the path under them; returns its entrance.
+    pub fn brief_tunnel(&self, target: SocketAddr) -> SocketAddr {
+        let entrance = self.near.host().at(self.near.host().free_port());
+        let (from, to) = (entrance.port().to_string(), target.port().to_string());
+        let (bind, host) = (entrance.ip().to_string(), target.ip().to_string());
+        let (origin, target) = (format!("near:{from}"), format!("far:{to}"));
+        let ingress = ["proxy", "--direction", "ingress", "--origin", &origin, "--port", &to, "--host", &host];
+        self.far.ctl(&ingress).success();
+        let egress = ["proxy", "--direction", "egress", "--target", &target, "--port", &from, "--bind", &bind];
+        self.near.ctl(&[&egress[..], &["--resume", "0"]].concat()).success();
+        entrance
     }
 
     /// Waits until each has the other in its table as online.

@@ -7,9 +7,10 @@
 //!
 //! Each room decides one thing and knows nothing of the others: `membership` (networks and their secrets), `peers` and
 //! `sync` (the table), `newcomers` (how fast it grows), `own` (this node's record), `connections`, `path` (whom to
-//! dial), `reach`, `probe`, `relays`, `punch` and `upgrade` (ways through NATs, and back to better ones), `routes` (proxies and admission), `stream` (what a carrier
-//! has yet to take), `register`, `session`, `guard`, [`acme`] (when certificates are ordered), [`portmap`] (which ports a router maps here), [`update`] (when another
-//! binary takes this one's place). [`Core`] only carries news between them.
+//! dial), `reach`, `probe`, `relays`, `punch` and `upgrade` (ways through NATs, and back to better ones), `routes`
+//! (proxies and admission), `stream` (what a carrier has yet to take), `share` (who may have how much), `register`,
+//! `session`, `guard`, [`acme`] (when certificates are ordered), [`portmap`] (which ports a router maps here),
+//! [`update`] (when another binary takes this one's place). [`Core`] only carries news between them.
 
 #![forbid(unsafe_code)]
 
@@ -37,6 +38,7 @@ mod register;
 mod relays;
 mod routes;
 mod session;
+pub mod share;
 pub mod stream;
 mod sync;
 mod tables;
@@ -56,7 +58,7 @@ use hive_protocol::{NetworkName, NodeId};
 pub use event::*;
 pub use probe::Probed;
 pub use queries::ConnectionInfo;
-pub use routes::{Routes, Standing, wrong_path};
+pub use routes::{Epoch, Routes, Standing, wrong_path};
 
 use crate::{
     clock::Clock,

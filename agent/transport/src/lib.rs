@@ -23,6 +23,7 @@
 
 pub mod autonat;
 mod batch;
+pub mod board;
 pub mod buffers;
 pub mod bulk;
 pub mod dns;

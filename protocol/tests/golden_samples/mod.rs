@@ -63,6 +63,8 @@ pub const OTHER_FILES: &[&str] = &[
     "tunnel.window",
     "tunnel.resume",
     "tunnel.resumed",
+    "tunnel.open.attempt",
+    "tunnel.resume.attempt",
 ];
 
 pub fn network() -> NetworkName {

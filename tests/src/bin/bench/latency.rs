@@ -24,8 +24,8 @@ pub fn measure(bench: &Bench, rounds: usize, report: &mut Report) -> io::Result<
     for (case, loaded) in [("round trip, idle", false), ("round trip beside a bulk copy", true)] {
         let (mut raw, mut tunnelled) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
-            raw.extend(trips(bench.raw, loaded)?);
-            tunnelled.extend(trips(bench.tunnel, loaded)?);
+            raw.extend(turn(bench.raw, loaded)?);
+            tunnelled.extend(turn(bench.tunnel, loaded)?);
         }
         for percent in [50.0, 99.0] {
             let of = |samples: &[f64]| percentile(samples, percent).unwrap_or(f64::NAN);
@@ -35,22 +35,26 @@ pub fn measure(bench: &Bench, rounds: usize, report: &mut Report) -> io::Result<
     Ok(())
 }
 
-fn trips(way: Way, loaded: bool) -> io::Result<Vec<f64>> {
+fn turn(way: Way, loaded: bool) -> io::Result<Vec<f64>> {
     let done = AtomicBool::new(!loaded);
     thread::scope(|scope| {
-        let beside = scope.spawn(|| {
-            while !done.load(SeqCst) {
-                copy(way, Direction::Down, BESIDE)?;
-            }
-            Ok(())
-        });
-        let taken = ping(way);
+        let beside = scope.spawn(|| copy_until(&done, way));
+        let taken = trips(way, TRIPS);
         done.store(true, SeqCst);
         beside.join().expect("a copy does not panic").and(taken)
     })
 }
 
-fn ping(way: Way) -> io::Result<Vec<f64>> {
+/// Makes one bulk copy after another, until told that it is enough.
+pub fn copy_until(done: &AtomicBool, way: Way) -> io::Result<()> {
+    while !done.load(SeqCst) {
+        copy(way, Direction::Down, BESIDE)?;
+    }
+    Ok(())
+}
+
+/// Microseconds of each of so many round trips.
+pub fn trips(way: Way, count: usize) -> io::Result<Vec<f64>> {
     let mut stream = TcpStream::connect(way.echo)?;
     stream.set_nodelay(true)?;
     let mut trip = || {
@@ -60,8 +64,8 @@ fn ping(way: Way) -> io::Result<Vec<f64>> {
         Ok(began.elapsed().as_secs_f64() * 1e6)
     };
     // The first ones find everything cold.
-    for _ in 0..TRIPS / 10 {
+    for _ in 0..count / 10 {
         trip()?;
     }
-    (0..TRIPS).map(|_| trip()).collect()
+    (0..count).map(|_| trip()).collect()
 }
