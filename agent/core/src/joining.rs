@@ -141,9 +141,10 @@ impl Core {
         self.connections.ask(conn, network, again);
     }
 
-    pub(crate) fn join_refused(&mut self, network: &NetworkName, now: Now) {
+    pub(crate) fn join_refused(&mut self, network: &NetworkName, peer: NodeId, now: Now) {
+        let outside = !self.connections.of(&peer).any(|(_, connection)| connection.joined.contains_key(network));
         if let Some(room) = self.networks.get_mut(network) {
-            room.refused_here(now.mono);
+            room.refused_here(peer, outside, now.mono);
         }
     }
 
