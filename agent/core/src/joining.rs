@@ -52,6 +52,7 @@ impl Core {
         self.touch(&peer, true, now);
         self.path.review_at(now.mono + GATHER);
         if self.connections.is_connected(&peer) {
+            self.upgrades.restart(&peer);
             self.restart_punches(now, |c| c.peer == peer);
             return;
         }
