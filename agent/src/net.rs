@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::channel::mpsc;
 use hive_protocol::{CONTROL_PROTOCOL, JOIN_PROTOCOL, NodeId, PEERS_PROTOCOL, PUNCH_PROTOCOL, TUNNEL_PROTOCOL};
-use hive_transport::{bulk, limits, relay, streams, tls, upgrade::Executor};
+use hive_transport::{bulk, limits, relay, streams, tls};
 use libp2p::{
     Multiaddr, StreamProtocol, Swarm, TransportError, identify,
     identity::Keypair,
@@ -84,13 +84,12 @@ impl Net {
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
         };
-        let executor: Executor = |task| crate::exec::spawn(task).detach();
         let (bulk, sockets) = smol::channel::bounded(BULK_SOCKETS);
-        let options = hive_transport::Options { executor, bulk: Some(bulk), ..Default::default() };
+        let options = hive_transport::Options { bulk: Some(bulk), ..Default::default() };
         let transport = hive_transport::transport_beside(circuits_transport, key, &options)?;
-        let swarm = hive_transport::swarm_over(transport, local, &options, behaviour);
+        let swarm = hive_transport::swarm_over(transport, local, behaviour);
         let tls = tls::Config::new(key).and_then(|tls| tls.for_bulk()).map_err(hive_transport::Error::from)?;
-        let acceptor = bulk::Acceptor::new(tls.clone(), sockets, bulk::Limits::default(), executor);
+        let acceptor = bulk::Acceptor::new(tls.clone(), sockets, bulk::Limits::default());
         Ok(Self { swarm, handles: Handles { streams: control, registry, tls }, incoming, acceptor })
     }
 }

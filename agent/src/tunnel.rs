@@ -22,6 +22,7 @@ pub mod waiting;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::fd::AsFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -29,7 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_io::{Async, Timer};
+use async_io::Timer;
 use event_listener::Event;
 use hive_core::{ConnId, Routes, Standing};
 use hive_protocol::{NetworkName, NodeId, ProxyId, ProxySpec, TunnelCounts};
@@ -306,7 +307,7 @@ impl Live {
 }
 
 /// Makes closing the socket send RST instead of FIN (SO_LINGER with zero seconds, `socket(7)`).
-pub fn abort(socket: &Async<std::net::TcpStream>) {
+pub fn abort(socket: &impl AsFd) {
     if let Err(e) = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO)) {
         log::debug!("cannot abort a connection: {e}");
     }

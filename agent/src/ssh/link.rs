@@ -18,8 +18,9 @@ use std::{
     time::Duration,
 };
 
-use async_io::{Async, Timer};
+use async_io::Timer;
 use futures::io::{AsyncRead, AsyncWrite};
+use hive_transport::source::Source;
 use smol::lock::SemaphoreGuardArc;
 use tokio::io::ReadBuf;
 
@@ -105,7 +106,7 @@ impl Link {
 
 /// The socket for `russh`: it ends when nobody has logged in by the deadline, and counts.
 pub struct Socket {
-    inner: Arc<Async<TcpStream>>,
+    inner: Arc<Source<TcpStream>>,
     link: Arc<Link>,
     counters: Arc<Counters>,
     deadline: Option<Timer>,
@@ -114,7 +115,7 @@ pub struct Socket {
 
 impl Socket {
     /// A socket on which somebody logs in within `time`.
-    pub fn new(inner: Arc<Async<TcpStream>>, link: Arc<Link>, counters: Arc<Counters>, time: Duration) -> Self {
+    pub fn new(inner: Arc<Source<TcpStream>>, link: Arc<Link>, counters: Arc<Counters>, time: Duration) -> Self {
         Self { inner, link, counters, deadline: Some(Timer::after(time)), pause: None }
     }
 
