@@ -38,8 +38,12 @@ pub struct Tunnel {
 impl Pair {
     /// Starts both on hosts of their own and registers one at the other.
     pub fn start(lab: &Lab) -> Pair {
-        let near = Node::start(&lab.host("near"), options());
-        let far = Node::start(&lab.host("far"), options());
+        Pair::start_with(lab, ["near", "far"], options)
+    }
+
+    /// The same with names and options of one's own.
+    pub fn start_with(lab: &Lab, names: [&str; 2], options: impl Fn() -> Options) -> Pair {
+        let [near, far] = names.map(|name| Node::start(&lab.host(name), options()));
         near.register(&far, NETWORK);
         let pair = Pair { near, far };
         pair.wait_until_connected();
@@ -49,7 +53,7 @@ impl Pair {
     /// Leads a free port of the near node to an address that the far node reaches.
     pub fn tunnel(&self, target: SocketAddr) -> Tunnel {
         let port = self.near.host().free_port();
-        let (from, to) = (format!("near:{port}"), format!("far:{}", target.port()));
+        let (from, to) = (format!("{}:{port}", self.near.name()), format!("{}:{}", self.far.name(), target.port()));
         // On a lab of loopback only the host's address is this lab's own.
         let (bind, host) = (self.near.host().ipv4().to_string(), target.ip().to_string());
         let made = self.near.json(&["forward", "--from", &from, "--to", &to, "--bind", &bind, "--host", &host]);

@@ -40,7 +40,7 @@ pub fn measure(bench: &Bench, rounds: usize, bytes: u64, report: &mut Report) ->
 }
 
 /// MiB a second of one copy over so many connections at once.
-fn speed(way: Way, direction: Direction, connections: u64, bytes: u64) -> io::Result<f64> {
+pub fn speed(way: Way, direction: Direction, connections: u64, bytes: u64) -> io::Result<f64> {
     let began = Instant::now();
     thread::scope(|scope| {
         let copies: Vec<_> =

@@ -14,18 +14,19 @@ use std::{
     time::Instant,
 };
 
-/// Round trips of one turn.
+/// Round trips of one turn, all its clients together, and the least of one client.
 const TRIPS: usize = 1000;
-/// Bytes of one copy beside; the copies follow each other until the round trips are done.
+const LEAST_TRIPS: usize = 50;
+/// Bytes of one copy beside; others follow it until the round trips are done.
 const BESIDE: u64 = 64 << 20;
 
 /// Microseconds added, at the median and at the 99th percentile.
 pub fn measure(bench: &Bench, rounds: usize, report: &mut Report) -> io::Result<()> {
-    for (case, loaded) in [("round trip, idle", false), ("round trip beside a bulk copy", true)] {
+    for (case, copies) in [("round trip, idle", 0), ("round trip beside a bulk copy", 1)] {
         let (mut raw, mut tunnelled) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
-            raw.extend(trips(bench.raw, loaded)?);
-            tunnelled.extend(trips(bench.tunnel, loaded)?);
+            raw.extend(trips(bench.raw, 1, copies)?);
+            tunnelled.extend(trips(bench.tunnel, 1, copies)?);
         }
         for percent in [50.0, 99.0] {
             let of = |samples: &[f64]| percentile(samples, percent).unwrap_or(f64::NAN);
@@ -35,22 +36,31 @@ pub fn measure(bench: &Bench, rounds: usize, report: &mut Report) -> io::Result<
     Ok(())
 }
 
-fn trips(way: Way, loaded: bool) -> io::Result<Vec<f64>> {
-    let done = AtomicBool::new(!loaded);
+/// Microseconds of each round trip of so many clients at once, beside so many bulk copies.
+pub fn trips(way: Way, clients: usize, copies: u64) -> io::Result<Vec<f64>> {
+    let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let beside = scope.spawn(|| {
-            while !done.load(SeqCst) {
-                copy(way, Direction::Down, BESIDE)?;
-            }
-            Ok(())
-        });
-        let taken = ping(way);
+        let copies: Vec<_> = (0..copies)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !done.load(SeqCst) {
+                        copy(way, Direction::Down, BESIDE)?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        let each = (TRIPS / clients).max(LEAST_TRIPS);
+        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(move || ping(way, each))).collect();
+        let taken: io::Result<Vec<_>> =
+            clients.into_iter().map(|client| client.join().expect("a client does not panic")).collect();
         done.store(true, SeqCst);
-        beside.join().expect("a copy does not panic").and(taken)
+        let copied = copies.into_iter().try_for_each(|copy| copy.join().expect("a copy does not panic"));
+        copied.and(taken).map(|taken| taken.concat())
     })
 }
 
-fn ping(way: Way) -> io::Result<Vec<f64>> {
+fn ping(way: Way, trips: usize) -> io::Result<Vec<f64>> {
     let mut stream = TcpStream::connect(way.echo)?;
     stream.set_nodelay(true)?;
     let mut trip = || {
@@ -60,8 +70,8 @@ fn ping(way: Way) -> io::Result<Vec<f64>> {
         Ok(began.elapsed().as_secs_f64() * 1e6)
     };
     // The first ones find everything cold.
-    for _ in 0..TRIPS / 10 {
+    for _ in 0..trips / 10 {
         trip()?;
     }
-    (0..TRIPS).map(|_| trip()).collect()
+    (0..trips).map(|_| trip()).collect()
 }

@@ -8,10 +8,13 @@
 
 mod bulk;
 mod connections;
+mod contender;
 mod exec;
 mod idle;
 mod latency;
 mod memory;
+mod peers;
+mod plot;
 mod report;
 mod tls;
 
@@ -42,6 +45,7 @@ struct Arguments {
 enum What {
     Idle(idle::Idle),
     Exec(exec::Exec),
+    Peers(peers::Peers),
     Tls(tls::Tls),
 }
 
@@ -51,6 +55,7 @@ fn main() -> io::Result<()> {
     let report = match &arguments.what {
         Some(What::Idle(idle)) => idle.measure(&lab),
         Some(What::Exec(_)) => exec::measure(&lab, arguments.rounds, arguments.mib << 20)?,
+        Some(What::Peers(peers)) => return peers.measure(&lab, arguments.rounds, arguments.mib << 20),
         Some(What::Tls(_)) => tls::measure(&lab, arguments.rounds, arguments.mib << 20)?,
         None => tunnels(&lab, &arguments)?,
     };
@@ -78,7 +83,7 @@ struct Bench {
     pair: Pair,
     raw: Way,
     tunnel: Way,
-    _servers: [tcp::Server; 3],
+    servers: [tcp::Server; 3],
 }
 
 /// Where a client finds the servers.
@@ -92,6 +97,21 @@ struct Way {
     sink: SocketAddr,
 }
 
+impl Way {
+    fn all(self) -> [SocketAddr; 3] {
+        [self.echo, self.source, self.sink]
+    }
+
+    fn map(self, to: impl Fn(SocketAddr) -> SocketAddr) -> Way {
+        Way { echo: to(self.echo), source: to(self.source), sink: to(self.sink) }
+    }
+
+    /// The same servers through tunnels of this pair.
+    fn through(self, pair: &Pair) -> Way {
+        self.map(|target| pair.tunnel(target).entrance)
+    }
+}
+
 impl Bench {
     fn start(lab: &Lab) -> Bench {
         let pair = Pair::start(lab);
@@ -100,9 +120,8 @@ impl Bench {
         let source = tcp::Server::start(far, 0, |stream| drop(serve_source(stream)));
         let sink = tcp::Server::start(far, 0, |stream| drop(serve_sink(stream)));
         let raw = Way { echo: echo.address(), source: source.address(), sink: sink.address() };
-        let through = |target| pair.tunnel(target).entrance;
-        let tunnel = Way { echo: through(raw.echo), source: through(raw.source), sink: through(raw.sink) };
-        Bench { raw, tunnel, _servers: [echo, source, sink], pair }
+        let tunnel = raw.through(&pair);
+        Bench { raw, tunnel, servers: [echo, source, sink], pair }
     }
 
     fn agents(&self) -> [&Node; 2] {
