@@ -1,8 +1,9 @@
 //! Certificates that this node obtains and renews by itself (ACME, RFC 8555).
 //!
-//! [`Acme`] keeps what is known of each ([`record`]) and runs orders ([`order`]), one at a time for each certificate. When
-//! one is due, `hive-core` says. A failed renewal keeps the old certificate; the trouble stands in `keys` and `status`.
-//! The new one is stored in one transaction with the end of its order, and is served from that moment on.
+//! [`Acme`] keeps what is known of each ([`record`]) and runs orders ([`order`]), one at a time for each certificate and a
+//! few at a time for each CA. When one is due, `hive-core` says. A failed renewal keeps the old certificate; the trouble
+//! stands in `keys` and `status`. The new one is stored in one transaction with the end of its order, and is served from
+//! that moment on, unless somebody stored or removed the certificate by hand meanwhile: then that stays.
 
 pub mod answers;
 mod client;
@@ -22,10 +23,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use blocking::unblock;
 use event_listener::Event;
+use hive_core::acme::Act;
 use hive_protocol::{
-    HostPattern, KeyEntry, KeyInfo, KeyPrefix, KeyType,
+    HostPattern, KeyEntry, KeyInfo, KeyPrefix, KeyType, Timestamp,
     keys::{Challenge, TlsRequest},
     message::{Failure, FailureCode},
 };
@@ -43,7 +44,7 @@ use self::{
 };
 use crate::{
     exec,
-    keys::check,
+    keys::{Keys, KeysError, Seen, check},
     node::{Handle, now},
     random,
     store::{KeyChange, Store, StoreError},
@@ -55,6 +56,11 @@ const STEPS: usize = 64;
 const FEW_ATTEMPTS: u32 = 5;
 /// Attempts where nobody does.
 const ATTEMPTS: u32 = 8;
+/// Orders under way at once beyond which no further one begins by itself: what each takes of memory is bounded, a CA's
+/// patience is not known.
+const MOST_AT_ONCE: usize = 16;
+/// The same at one CA, so that one which does not answer leaves places for the others.
+const MOST_AT_ONE_CA: usize = 4;
 /// Most names of one certificate: what Let's Encrypt allows.
 const MOST_NAMES: usize = 100;
 
@@ -68,20 +74,47 @@ pub struct Acme {
 
 #[derive(Default)]
 struct Inner {
-    records: BTreeMap<KeyPrefix, Record>,
-    /// Those with an order under way in this process.
-    running: BTreeSet<KeyPrefix>,
+    certificates: BTreeMap<KeyPrefix, Certificate>,
+    /// Those with an order under way in this process, and the CA's directory.
+    running: BTreeMap<KeyPrefix, String>,
     /// Ports on which http-01 is answered.
     ports: BTreeMap<u16, Task<()>>,
+}
+
+/// A certificate that renews itself.
+#[derive(Clone)]
+struct Certificate {
+    record: Record,
+    /// What the record is about: once something else stands there, it is nobody's business any more.
+    seen: Seen,
 }
 
 impl Inner {
     /// Stops answering http-01 where no certificate needs it; not while orders run, whose ports are not known here.
     fn close_ports(&mut self) {
         if self.running.is_empty() {
-            let needed: BTreeSet<u16> = self.records.values().filter_map(Record::http_port).collect();
+            let needed: BTreeSet<u16> = self.http_ports();
             self.ports.retain(|port, _| needed.contains(port));
         }
+    }
+
+    fn http_ports(&self) -> BTreeSet<u16> {
+        self.certificates.values().filter_map(|certificate| certificate.record.http_port()).collect()
+    }
+
+    /// What is due next of what may begin now, and when.
+    fn due(&self) -> Option<(Timestamp, Act, Certificate)> {
+        if self.running.len() >= MOST_AT_ONCE {
+            return None;
+        }
+        let idle = self.certificates.iter().filter(|(prefix, _)| !self.running.contains_key(*prefix));
+        let free = idle.filter(|(_, certificate)| self.at_ca(&certificate.record.wish.directory) < MOST_AT_ONE_CA);
+        let next = free.map(|(_, certificate)| (certificate.record.course().next(), certificate));
+        next.min_by_key(|((at, _), _)| *at).map(|((at, act), certificate)| (at, act, certificate.clone()))
+    }
+
+    fn at_ca(&self, directory: &str) -> usize {
+        self.running.values().filter(|running| *running == directory).count()
     }
 }
 
@@ -95,62 +128,68 @@ pub enum News {
 
 impl Acme {
     /// Takes up what is stored.
-    pub fn load(store: Arc<Store>, answers: Arc<Answers>) -> Result<Self, StoreError> {
-        let mut records = BTreeMap::new();
+    pub fn load(store: Arc<Store>, answers: Arc<Answers>, keys: &Keys) -> Result<Self, StoreError> {
+        let mut certificates = BTreeMap::new();
         for (key, bytes) in store.list_acme("cert/")? {
             match minicbor::decode::<Record>(&bytes) {
-                Ok(record) => drop(records.insert(record.wish.key_prefix.clone(), record)),
+                Ok(record) => {
+                    let prefix = record.wish.key_prefix.clone();
+                    let seen = keys.seen(&prefix);
+                    certificates.insert(prefix, Certificate { record, seen });
+                }
                 Err(e) => log::error!("{key} is damaged and passed over: {e}"),
             }
         }
-        let inner = Mutex::new(Inner { records, ..Inner::default() });
+        let inner = Mutex::new(Inner { certificates, ..Inner::default() });
         Ok(Self { store, answers, inner, changed: Event::new() })
     }
 
     /// Adds to an entry of the key store what is known of its renewal.
     pub fn describe(&self, mut info: KeyInfo) -> KeyInfo {
         let Some((prefix, KeyType::Cert)) = info.key_name.split() else { return info };
-        if let Some(record) = self.lock().records.get(&prefix) {
+        if let Some(Certificate { record, .. }) = self.lock().certificates.get(&prefix) {
             info.renews_at = Some(record.course().order_at());
             info.last_error = record.trouble.as_ref().map(|trouble| trouble.what.clone());
         }
         info
     }
 
-    /// Lets certificates be that were removed or replaced by hand. Their records are removed from the disk once more: a
-    /// renewal may have written one meanwhile.
-    pub async fn forget(&self, prefixes: Vec<KeyPrefix>) {
+    /// Lets certificates be that were removed or replaced by hand, which has removed their records from the disk.
+    pub fn forget(&self, prefixes: &[KeyPrefix]) {
         if prefixes.is_empty() {
             return;
         }
-        self.strike_out(&prefixes);
-        self.write(prefixes.iter().map(|prefix| KeyChange::Acme(record::key(prefix), None)).collect()).await;
-    }
-
-    fn strike_out(&self, prefixes: &[KeyPrefix]) {
         let mut inner = self.lock();
-        prefixes.iter().for_each(|prefix| drop(inner.records.remove(prefix)));
+        prefixes.iter().for_each(|prefix| drop(inner.certificates.remove(prefix)));
         inner.close_ports();
+        drop(inner);
         self.changed.notify(usize::MAX);
     }
 
-    /// Changes what is stored of certificates. What fails is told and tried again with the next change.
-    async fn write(&self, changes: Vec<KeyChange>) {
-        if let Err(e) = self.store.change_keys_aside(changes).await {
-            log::error!("certificates: {e}");
+    /// Stores a record, unless its certificate was changed by hand. What the disk does not take is told, and tried again with
+    /// the next change.
+    async fn keep(&self, keys: &Arc<Keys>, certificate: Certificate) {
+        match certificate.record.keep(keys, &certificate.seen).await {
+            Ok(_) | Err(KeysError::ByHand(_)) => {}
+            Err(e) => log::error!("certificate {}: {e}", certificate.record.wish.key_prefix),
+        }
+        self.remember(keys, certificate);
+    }
+
+    /// Takes up what was stored, unless it was changed by hand since: whoever does that has it forgotten afterwards.
+    fn remember(&self, keys: &Keys, certificate: Certificate) {
+        let mut inner = self.lock();
+        let prefix = certificate.record.wish.key_prefix.clone();
+        if keys.seen(&prefix) == certificate.seen {
+            inner.certificates.insert(prefix, certificate);
         }
     }
 
-    /// Stores a record, unless it was removed by hand meanwhile.
-    async fn keep(&self, record: Record) {
-        let prefix = record.wish.key_prefix.clone();
-        if !self.lock().records.contains_key(&prefix) {
-            return;
-        }
-        self.write(vec![record.change()]).await;
-        let kept = self.lock().records.get_mut(&prefix).map(|known| *known = record).is_some();
-        if !kept {
-            self.forget(vec![prefix]).await;
+    /// Forgets a certificate that did not come to be, with what was stored for its order.
+    async fn abandon(&self, prefix: KeyPrefix) {
+        self.forget(std::slice::from_ref(&prefix));
+        if let Err(e) = self.store.change_keys_aside(vec![KeyChange::Acme(record::key(&prefix), None)]).await {
+            log::error!("certificates: {e}");
         }
     }
 
@@ -168,19 +207,21 @@ impl Acme {
     }
 
     /// Claims a certificate for one order, once no other has it.
-    async fn claimed(self: &Arc<Self>, prefix: &KeyPrefix) -> Claim {
+    async fn claimed(self: &Arc<Self>, wish: &TlsRequest) -> Claim {
         loop {
             let changed = self.changed.listen();
-            if let Some(claim) = self.claim(prefix) {
+            if let Some(claim) = self.claim(wish) {
                 return claim;
             }
             changed.await;
         }
     }
 
-    fn claim(self: &Arc<Self>, prefix: &KeyPrefix) -> Option<Claim> {
-        let free = self.lock().running.insert(prefix.clone());
-        free.then(|| Claim { acme: self.clone(), prefix: prefix.clone() })
+    fn claim(self: &Arc<Self>, wish: &TlsRequest) -> Option<Claim> {
+        let mut inner = self.lock();
+        let Entry::Vacant(place) = inner.running.entry(wish.key_prefix.clone()) else { return None };
+        place.insert(wish.directory.clone());
+        Some(Claim { acme: self.clone(), prefix: wish.key_prefix.clone() })
     }
 }
 
@@ -207,7 +248,7 @@ pub fn obtain(node: &Handle, wish: TlsRequest) -> Result<Receiver<News>, Failure
     let (sender, news) = channel::bounded(STEPS);
     let node = node.clone();
     exec::spawn(async move {
-        let claim = node.acme.claimed(&wish.key_prefix).await;
+        let claim = node.acme.claimed(&wish).await;
         let outcome = first(&node, &claim, wish, &sender).await;
         drop(claim);
         let _ = sender.send(News::End(outcome)).await;
@@ -245,48 +286,48 @@ fn check_proxies(node: &Handle, wish: &TlsRequest) -> Result<(), Failure> {
 
 /// An order that somebody asked for. Where it fails, all is as before.
 async fn first(node: &Handle, claim: &Claim, wish: TlsRequest, news: &Sender<News>) -> Result<Vec<KeyInfo>, Failure> {
-    let before = node.acme.lock().records.get(&claim.prefix).cloned();
+    let before = node.acme.lock().certificates.get(&claim.prefix).cloned();
     let mut record = Record::new(wish, u16::from_le_bytes(random::bytes()));
     // The same wish again goes on with its order.
-    record.order =
-        before.as_ref().filter(|known| known.wish.is_like(&record.wish)).and_then(|known| known.order.clone());
+    record.order = before
+        .as_ref()
+        .filter(|known| known.record.wish.is_like(&record.wish))
+        .and_then(|known| known.record.order.clone());
+    let mut certificate = Certificate { record, seen: node.keys.seen(&claim.prefix) };
     let prefix = claim.prefix.clone();
     let tell = |step: String| {
         log::info!("certificate {prefix}: {step}");
         let _ = news.try_send(News::Step(step));
     };
-    match attempt(node, &mut record, None, &tell, FEW_ATTEMPTS).await {
+    match attempt(node, &mut certificate, None, &tell, FEW_ATTEMPTS).await {
         Ok(stored) => Ok(stored),
         Err(failed) => {
-            undo(&node.acme, &claim.prefix, before).await;
+            match before {
+                Some(before) => node.acme.keep(&node.keys, before).await,
+                None => node.acme.abandon(claim.prefix.clone()).await,
+            }
             Err(Failure::new(FailureCode::Failed, failed.trouble.what).hint(failed.trouble.hint))
         }
-    }
-}
-
-async fn undo(acme: &Acme, prefix: &KeyPrefix, before: Option<Record>) {
-    match before {
-        Some(record) => acme.keep(record).await,
-        None => acme.forget(vec![prefix.clone()]).await,
     }
 }
 
 /// One attempt: the order, then the certificate with the end of the order in one transaction.
 async fn attempt(
     node: &Handle,
-    record: &mut Record,
+    certificate: &mut Certificate,
     replaces: Option<CertificateDer<'static>>,
     tell: order::Tell<'_>,
     attempts: u32,
 ) -> Result<Vec<KeyInfo>, Failed> {
     let acme = &node.acme;
+    let Certificate { record, seen } = certificate;
     if let Some(port) = record.http_port() {
         acme.answer_on(port).map_err(Failed::from)?;
     }
     let http = http(&record.wish).map_err(Failed::from)?;
-    let job = Job { store: &acme.store, answers: &acme.answers, tell, http, attempts };
+    let job = Job { store: &acme.store, keys: &node.keys, seen, answers: &acme.answers, tell, http, attempts };
     let issued = job.run(record, replaces).await?;
-    store(node, record, issued).await.map_err(Failed::from)
+    store(node, certificate, issued).await.map_err(Failed::from)
 }
 
 fn http(wish: &TlsRequest) -> Result<Http, Trouble> {
@@ -294,7 +335,8 @@ fn http(wish: &TlsRequest) -> Result<Http, Trouble> {
         .map_err(|e| Trouble { what: e.to_string(), hint: "give a PEM file with the root certificate".into() })
 }
 
-async fn store(node: &Handle, record: &mut Record, issued: Issued) -> Result<Vec<KeyInfo>, Trouble> {
+async fn store(node: &Handle, certificate: &mut Certificate, issued: Issued) -> Result<Vec<KeyInfo>, Trouble> {
+    let Certificate { record, seen } = certificate;
     let prefix = record.wish.key_prefix.clone();
     let bad =
         |e: &dyn std::fmt::Display| Trouble { what: format!("the CA's certificate: {e}"), hint: "see the log".into() };
@@ -303,15 +345,14 @@ async fn store(node: &Handle, record: &mut Record, issued: Issued) -> Result<Vec
     let entry = |part, pem: &str| KeyEntry { key_name: prefix.entry(part), key_type: part, pem: pem.to_owned() };
     let mut entries = vec![entry(KeyType::Cert, &issued.chain), entry(KeyType::Key, &issued.key)];
     entries.extend(issuers(&issued.chain).map(|rest| entry(KeyType::Issuer, rest)));
-    let place = record.place;
+    let told = entries.iter().map(crate::keys::info).collect::<Vec<_>>();
     // The account is made; what bound it to another is not kept.
     let wish = TlsRequest { external: None, ..record.wish.clone() };
     let validity = Some((leaf.not_before, leaf.not_after));
-    *record = Record { validity, ask_at: Some(now().wall), ..Record::new(wish, place) };
-    let told = entries.iter().map(crate::keys::info).collect::<Vec<_>>();
-    let (keys, change) = (node.keys.clone(), record.change());
-    unblock(move || keys.change(entries, &[], vec![change])).await.map_err(|e| bad(&e))?;
-    node.acme.lock().records.insert(prefix, record.clone());
+    let done = Record { validity, ask_at: Some(now().wall), ..Record::new(wish, record.place) };
+    *seen = done.keep_with(entries, &node.keys, seen).await.map_err(|e| Trouble::of(&e))?;
+    *record = done;
+    node.acme.remember(&node.keys, certificate.clone());
     Ok(told.into_iter().map(|info| node.acme.describe(info)).collect())
 }
 

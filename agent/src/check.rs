@@ -13,7 +13,7 @@ use crate::{
 /// The report. A damaged entry is named in it; state that cannot be opened at all is the error.
 pub fn run(options: &Options) -> Result<String, Error> {
     let folder = options.state_folder();
-    let store = Store::open(&folder)?;
+    let store = Store::open_existing(&folder)?;
     let (stored, skipped) = store.load(host_name())?;
     let (keys, damaged_keys) = store.load_keys()?;
     let name: &NodeName = &stored.name;

@@ -58,6 +58,9 @@ pub enum KeysError {
     /// The disk.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Somebody else changed the set meanwhile.
+    #[error("{0} was stored or removed by hand meanwhile, and that stays")]
+    ByHand(KeyPrefix),
     /// Nothing that the key store does.
     #[error("this is no matter of the key store")]
     Other,
@@ -71,6 +74,7 @@ impl KeysError {
             Self::Unknown(_) => Some("`hivectl keys` lists them"),
             Self::Secret(_) => Some("say --reveal if it shall be shown"),
             Self::Full => Some("remove some with `hivectl keys rm --key-name NAME`"),
+            Self::ByHand(_) => Some("give the same command again to replace it"),
             Self::TooLong(_) | Self::Count | Self::Store(_) | Self::Other => None,
         }
     }
@@ -89,6 +93,17 @@ pub struct Keys {
 struct Inner {
     entries: BTreeMap<KeyName, KeyEntry>,
     served: BTreeMap<KeyPrefix, Arc<CertifiedKey>>,
+    /// By which change each entry came, counted since the start.
+    changes: BTreeMap<KeyName, u64>,
+    latest: u64,
+}
+
+/// A set's certificate and key as somebody saw them, to tell later whether they are still the same ones: an entry that was
+/// replaced by the same text is another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    prefix: KeyPrefix,
+    changes: [Option<u64>; 2],
 }
 
 impl fmt::Debug for Keys {
@@ -106,7 +121,9 @@ impl Keys {
         }
         let entries: BTreeMap<_, _> = entries.into_iter().map(|entry| (entry.key_name.clone(), entry)).collect();
         let served = served(&entries);
-        Ok(Self { store, writer: Mutex::default(), inner: Mutex::new(Inner { entries, served }) })
+        let changes = entries.keys().map(|name| (name.clone(), 0)).collect();
+        let inner = Inner { entries, served, changes, latest: 0 };
+        Ok(Self { store, writer: Mutex::default(), inner: Mutex::new(inner) })
     }
 
     /// All entries by name, without their texts.
@@ -145,9 +162,35 @@ impl Keys {
         self.change(Vec::new(), names, Vec::new())
     }
 
-    /// Puts and removes entries, and whatever else belongs into the same transaction.
-    pub fn change(&self, put: Vec<KeyEntry>, gone: &[KeyName], mut also: Vec<KeyChange>) -> Result<(), KeysError> {
-        let _turn = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+    /// What stands in a set now.
+    pub fn seen(&self, prefix: &KeyPrefix) -> Seen {
+        let inner = self.lock();
+        let changes = [KeyType::Cert, KeyType::Key].map(|part| inner.changes.get(&prefix.entry(part)).copied());
+        Seen { prefix: prefix.clone(), changes }
+    }
+
+    /// Puts entries of a set, and whatever else belongs into the same transaction, unless somebody stored or removed its
+    /// certificate or key since it was seen. Returns what stands there now.
+    pub fn renew(&self, seen: &Seen, put: Vec<KeyEntry>, also: Vec<KeyChange>) -> Result<Seen, KeysError> {
+        let _turn = self.turn();
+        if self.seen(&seen.prefix) != *seen {
+            return Err(KeysError::ByHand(seen.prefix.clone()));
+        }
+        if put.is_empty() {
+            self.store.change_keys(&also)?
+        } else {
+            self.write(put, &[], also)?
+        }
+        Ok(self.seen(&seen.prefix))
+    }
+
+    fn change(&self, put: Vec<KeyEntry>, gone: &[KeyName], also: Vec<KeyChange>) -> Result<(), KeysError> {
+        let _turn = self.turn();
+        self.write(put, gone, also)
+    }
+
+    /// Puts and removes entries, and whatever else belongs into the same transaction. The caller has the turn.
+    fn write(&self, put: Vec<KeyEntry>, gone: &[KeyName], mut also: Vec<KeyChange>) -> Result<(), KeysError> {
         let mut entries = self.lock().entries.clone();
         for name in gone {
             entries.remove(name).ok_or_else(|| KeysError::Unknown(name.clone()))?;
@@ -162,15 +205,35 @@ impl Keys {
         if entries.len() > MOST {
             return Err(KeysError::Full);
         }
+        let stored: Vec<KeyName> = put.iter().map(|entry| entry.key_name.clone()).collect();
         also.extend(put.into_iter().map(KeyChange::Put));
         self.store.change_keys(&also)?;
-        let changed = Inner { served: served(&entries), entries };
-        *self.lock() = changed;
+        let served = served(&entries);
+        self.lock().replace(entries, served, stored);
         Ok(())
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn replace(
+        &mut self,
+        entries: BTreeMap<KeyName, KeyEntry>,
+        served: BTreeMap<KeyPrefix, Arc<CertifiedKey>>,
+        stored: Vec<KeyName>,
+    ) {
+        self.latest += 1;
+        let latest = self.latest;
+        self.changes.extend(stored.into_iter().map(|name| (name, latest)));
+        self.changes.retain(|name, _| entries.contains_key(name));
+        (self.entries, self.served) = (entries, served);
     }
 }
 

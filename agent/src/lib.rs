@@ -49,5 +49,5 @@ static MARK: &str = hive_protocol::build_mark!(env!("CARGO_PKG_VERSION"), env!("
 pub static BUILD: LazyLock<Build<'static>> = LazyLock::new(|| {
     // Otherwise the compiler may keep the fields and drop the mark.
     let mark = std::hint::black_box(MARK);
-    Build::find(mark.as_bytes()).unwrap_or_else(|_| unreachable!("the mark is made by the macro that defines it"))
+    Build::of_mark(mark).unwrap_or_else(|_| unreachable!("the mark is made by the macro that defines it"))
 });

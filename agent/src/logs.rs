@@ -27,7 +27,7 @@ pub fn start(filter: Option<&str>) {
     if let Some(filter) = filter {
         builder.parse_filters(filter);
     }
-    let printer = builder.format_target(false).build();
+    let printer = builder.format_target(false).format_timestamp_millis().build();
     let level = printer.filter();
     if log::set_boxed_logger(Box::new(Tee { printer })).is_ok() {
         log::set_max_level(level);

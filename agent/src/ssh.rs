@@ -12,6 +12,7 @@ mod login;
 mod program;
 mod runtime;
 mod session;
+mod strangers;
 
 use std::{
     borrow::Cow,
@@ -46,13 +47,14 @@ use crate::{
 use link::{Link, Socket};
 use login::Login;
 use session::Session;
+use strangers::Strangers;
 
 const STORED_KEY: &str = "ssh-host-key";
 /// Connections at once, of all proxies together.
 const MAX_CONNECTIONS: usize = 64;
-/// Those among them that have not logged in yet; further ones wait.
-const MAX_STRANGERS: usize = 8;
-/// From connecting to being logged in.
+/// For a client's program to agree on keys.
+const KEYS_TIME: Duration = Duration::from_secs(10);
+/// And then to log in: somebody types a password.
 const LOGIN_TIME: Duration = Duration::from_secs(60);
 /// How long a connection waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -70,7 +72,7 @@ struct Shared {
     store: Arc<Store>,
     key: OnceLock<PrivateKey>,
     connections: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
+    strangers: Arc<Strangers>,
 }
 
 impl Server {
@@ -80,15 +82,15 @@ impl Server {
         if let Some(seed) = store.get::<ByteArray<32>>(STORED_KEY)? {
             let _ = key.set(host_key(&seed));
         }
-        let (connections, strangers) = (Semaphore::new(MAX_CONNECTIONS), Semaphore::new(MAX_STRANGERS));
-        let (connections, strangers) = (Arc::new(connections), Arc::new(strangers));
+        let (connections, strangers) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), Arc::default());
         Ok(Self(Arc::new(Shared { store: store.clone(), key, connections, strangers })))
     }
 
     /// Before a proxy is made: checks its keys, and makes the host key if there is none yet.
     pub async fn prepare(&self, login: &SshLogin) -> Result<(), Failure> {
         Login::of(login).map_err(|e| {
-            Failure::new(FailureCode::Usage, e).hint("Ed25519 and ECDSA keys may log in, RSA keys may not")
+            Failure::new(FailureCode::Usage, e)
+                .hint("Ed25519 and ECDSA keys may log in; make one with `ssh-keygen -t ed25519`")
         })?;
         let shared = self.0.clone();
         let made = blocking::unblock(move || shared.make_key()).await;
@@ -112,16 +114,27 @@ impl Server {
         }
         let (Some(login), Some(key)) = (spec.ssh.as_ref(), self.0.key.get()) else { return };
         let Ok(login) = Login::of(login) else { return };
-        let places = async { (self.0.connections.acquire_arc().await, self.0.strangers.acquire_arc().await) };
-        let Some((_place, stranger)) = or(within(PATIENCE, places), left(&entry)).await else { return };
+        let Ok(from) = socket.get_ref().peer_addr() else { return };
+        // First the place that others may take away: whoever waits for it must not hold one that they may not.
+        let places = async {
+            let stranger = self.0.strangers.enter(from.ip().into(), &socket).await?;
+            Some((stranger, self.0.connections.acquire_arc().await))
+        };
+        let entered = or(within(PATIENCE, places), left(&entry)).await.flatten();
+        let Some(((stranger, leave), _place)) = entered else { return };
         keep_alive(&socket);
         let socket = Arc::new(socket);
         let link = Link::new(stranger);
-        let adapter = Socket::new(socket.clone(), link.clone(), counters.clone(), LOGIN_TIME);
+        let adapter = Socket::new(socket.clone(), link.clone(), counters.clone());
         let session = Session::new(spec.id, login, link);
         let config = Arc::new(config(key, &session));
         let served = runtime::run(move || russh::server::run_stream(config, adapter, session));
-        let ended = race(async { Some(served.await) }, left(&entry)).await;
+        let shown_out = async {
+            leave.told().await;
+            log::debug!("proxy {}: a silent client made room for another", spec.id);
+            None
+        };
+        let ended = race(async { Some(served.await) }, or(left(&entry), shown_out)).await;
         match ended {
             Some(Ok(())) => counters.succeeded(),
             Some(Err(e)) => log::debug!("proxy {}: an SSH connection ended: {e}", spec.id),

@@ -3,7 +3,9 @@
 //! The store decides nothing. It opens and locks the folder, checks the schema version, loads everything once at start
 //! and then writes each turn's changes in one transaction, so kill -9 at any moment leaves the state before or after it.
 
+mod damage;
 mod disk;
+mod env;
 mod folder;
 
 use std::{
@@ -12,19 +14,20 @@ use std::{
 };
 
 use heed::{
-    Database, Env, EnvOpenOptions, RoTxn, RwTxn, WithTls,
+    Database, RoTxn, RwTxn,
     types::{Bytes, Str},
 };
 use hive_core::{Change, Stored, StoredNetwork};
 use hive_protocol::{KeyEntry, KeyName, NetworkName, NodeId, NodeName, ProxySpec};
 use minicbor::{Decode, Encode};
 
+use env::Env;
 pub use folder::FolderError;
 
 /// Version of the tables' layout that this build writes.
 pub const SCHEMA: u32 = 1;
-/// Address space reserved for the map, in bytes: far above any table's size, small enough for 32-bit boards.
-const MAP_SIZE: usize = 128 << 20;
+/// LMDB's name for it.
+const DATA_FILE: &str = "data.mdb";
 
 /// Why state could not be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +50,21 @@ pub enum StoreError {
         what: String,
         /// What is wrong with it.
         detail: String,
+    },
+    /// The database's own structure is damaged.
+    #[error("{}", damage::describe(.folder, &.source.to_string()))]
+    Corrupt {
+        /// The state folder.
+        folder: PathBuf,
+        /// What LMDB found.
+        #[source]
+        source: heed::Error,
+    },
+    /// There is none.
+    #[error("there is no state in {}: give the folder of an agent by --state", .folder.display())]
+    Missing {
+        /// The folder.
+        folder: PathBuf,
     },
     /// The disk is full.
     #[error("no space left for the state: free some space on its disk")]
@@ -71,7 +89,7 @@ type Table = Database<Bytes, Bytes>;
 
 /// The open state of one node. Holds the folder's lock while it lives.
 pub struct Store {
-    env: Env<WithTls>,
+    env: Arc<Env>,
     meta: Database<Str, Bytes>,
     networks: Table,
     records: Table,
@@ -102,24 +120,42 @@ pub enum KeyChange {
 }
 
 impl Store {
-    /// Opens the state in `folder`, making it (mode 0700) when it is not there, and locks it.
+    /// Opens the state in `folder`, making it (mode 0700) when it is not there, and locks it. All of it is read once, so
+    /// that damage shows here and not in the middle of something.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let lock = folder::prepare(folder)?;
-        let mut options = EnvOpenOptions::new();
-        options.map_size(MAP_SIZE).max_dbs(16);
-        // SAFETY: LMDB's map must not be changed from outside while it is open; the folder is private to this user
-        // (checked by `prepare`) and the lock keeps a second agent out.
-        #[allow(unsafe_code)]
-        let env = unsafe { options.open(folder) }?;
+        let opened = damage::survived(folder, || {
+            let store = Self::open_locked(folder, lock)?;
+            store.read_through()?;
+            Ok(store)
+        });
+        opened.map_err(|error| match error {
+            StoreError::Database(source @ heed::Error::Mdb(_)) => {
+                StoreError::Corrupt { folder: folder.to_owned(), source }
+            }
+            other => other,
+        })
+    }
+
+    /// Opens state that is there, and makes none.
+    pub fn open_existing(folder: &Path) -> Result<Self, StoreError> {
+        if !folder.join(DATA_FILE).exists() {
+            return Err(StoreError::Missing { folder: folder.to_owned() });
+        }
+        Self::open(folder)
+    }
+
+    fn open_locked(folder: &Path, lock: folder::Lock) -> Result<Self, StoreError> {
+        let env = Arc::new(Env::open(folder)?);
         let mut txn = env.write_txn()?;
         let store = Self {
-            meta: env.create_database(&mut txn, Some("meta"))?,
-            networks: env.create_database(&mut txn, Some("networks"))?,
-            records: env.create_database(&mut txn, Some("records"))?,
-            proxies: env.create_database(&mut txn, Some("proxies"))?,
-            sessions: env.create_database(&mut txn, Some("sessions"))?,
-            keys: env.create_database(&mut txn, Some("keys"))?,
-            acme: env.create_database(&mut txn, Some("acme"))?,
+            meta: env.table(&mut txn, "meta")?,
+            networks: env.table(&mut txn, "networks")?,
+            records: env.table(&mut txn, "records")?,
+            proxies: env.table(&mut txn, "proxies")?,
+            sessions: env.table(&mut txn, "sessions")?,
+            keys: env.table(&mut txn, "keys")?,
+            acme: env.table(&mut txn, "acme")?,
             env: env.clone(),
             _lock: lock,
         };
@@ -127,6 +163,19 @@ impl Store {
         txn.commit()?;
         folder::restrict_files(folder)?;
         Ok(store)
+    }
+
+    /// Touches every entry of every table.
+    fn read_through(&self) -> Result<(), StoreError> {
+        let txn = self.env.read_txn()?;
+        for table in
+            [self.meta.remap_key_type(), self.networks, self.records, self.proxies, self.sessions, self.keys, self.acme]
+        {
+            for entry in table.iter(&txn)? {
+                std::hint::black_box(entry?.1.last());
+            }
+        }
+        Ok(())
     }
 
     /// Brings the tables to [`SCHEMA`], one numbered step after the other, in the transaction that opened them.
@@ -282,10 +331,22 @@ fn list<D: for<'b> Decode<'b, ()>, T>(
         let (key, value) = entry?;
         match minicbor::decode::<D>(value) {
             Ok(decoded) => entries.push(into_core(decoded)),
-            Err(e) => skipped.push(Skipped { what: format!("{what} {}", key.escape_ascii()), why: e.to_string() }),
+            Err(e) => skipped.push(Skipped { what: named(what, key), why: e.to_string() }),
         }
     }
     Ok(entries)
+}
+
+/// An entry in words, by its key.
+fn named(what: &str, key: &[u8]) -> String {
+    if let Ok(id) = key.try_into().map(u64::from_be_bytes) {
+        return format!("{what} {id}");
+    }
+    let parts = key.iter().position(|byte| *byte == 0).map(|end| (&key[..end], &key[end + 1..]));
+    match parts.map(|(network, node)| (network.escape_ascii(), node.try_into().map(NodeId::from_bytes))) {
+        Some((network, Ok(node))) => format!("{what} of {node} in network {network}"),
+        _ => format!("{what} {}", key.escape_ascii()),
+    }
 }
 
 fn get<T: for<'b> Decode<'b, ()>>(txn: &RoTxn<'_>, table: Table, key: &[u8]) -> Result<Option<T>, StoreError> {

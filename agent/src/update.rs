@@ -15,7 +15,12 @@ mod process;
 mod signature;
 mod trial;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    io::ErrorKind,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use hive_core::update::{Found, Next, Record, Step, start, tried};
 use hive_protocol::message::{UpdateRecord, UpdateStage};
@@ -23,10 +28,13 @@ use smol::channel::{self, Receiver, Sender};
 
 pub use again::exec;
 pub use check::{binary as check_binary, offer as check_offer};
-pub use place::{Place, PlaceError};
+pub use place::{Lock, Place, PlaceError};
 pub use signature::{KeyError, ReleaseKey};
 pub use trial::leash;
 
+/// How often, and after which pauses, one looks whether the folder is free: five seconds.
+const LOOKS: u32 = 100;
+const LOOK: Duration = Duration::from_millis(50);
 /// What a new binary writes once it works.
 const PROVEN: &[u8] = b"proven\n";
 
@@ -42,6 +50,8 @@ pub enum Role {
 /// keep an agent from running.
 pub fn settle(place: Option<&Place>) -> Role {
     let Some(place) = place.filter(|place| !place.on_trial()) else { return Role::Agent };
+    // Held until the exec: a trial is nobody else's business.
+    let Some(_lock) = settling(place) else { return Role::Agent };
     let (steps, next) = start(found(place));
     if let Err(error) = place.carry_out(&steps) {
         log::error!("an update that was begun cannot be settled: {error}");
@@ -58,6 +68,26 @@ pub fn settle(place: Option<&Place>) -> Role {
             trial::End::Stopped => Role::Stopped,
         },
     }
+}
+
+/// The right to settle. An agent that shares the executable may have it: where it receives a binary, what is there is its
+/// own; where it starts or asks, too, that is over in a moment, for which one waits whose own update this is.
+fn settling(place: &Place) -> Option<Lock> {
+    for _ in 0..LOOKS {
+        match place.lock() {
+            Ok(Some(lock)) => return Some(lock),
+            Ok(None) if owned(place.record().as_ref()) => thread::sleep(LOOK),
+            Ok(None) => return None,
+            // There has never been an update.
+            Err(PlaceError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return None,
+            Err(error) => {
+                log::warn!("whether an update was begun cannot be seen: {error}");
+                return None;
+            }
+        }
+    }
+    log::error!("an update cannot be settled: another agent that shares the executable does not let go of its folder");
+    None
 }
 
 fn exec_or_run(place: &Place) -> Role {
@@ -79,10 +109,18 @@ fn conclude(place: &Place, record: Record, outcome: hive_core::update::Outcome) 
 
 fn found(place: &Place) -> Found {
     let record = place.record();
-    let by = record.as_ref().map(|record| record.by.clone());
-    let own = by.is_some() && by == process::own();
-    let others = !own && by.as_ref().is_some_and(process::lives);
-    Found { waiting: place.staged().exists(), own, others, record }
+    let (own, waiting) = (owned(record.as_ref()), place.waiting(record.as_ref()));
+    Found { waiting, own, others: foreign(record.as_ref()), record }
+}
+
+/// Whether this process began the update of a record.
+fn owned(record: Option<&Record>) -> bool {
+    record.is_some_and(|record| Some(&record.by) == process::own().as_ref())
+}
+
+/// Whether another process did that still lives.
+fn foreign(record: Option<&Record>) -> bool {
+    !owned(record) && record.is_some_and(|record| process::lives(&record.by))
 }
 
 /// This agent's own updates: whether one may begin, and the bell that says it has.
@@ -139,7 +177,8 @@ impl Updates {
             why: None,
         };
         let by = process::own().ok_or(PlaceError::NoProc)?;
-        place.carry_out(&[Step::Write(Record { told, by, rejoin, patience_s: wish.patience_s })])
+        let (patience_s, hash) = (wish.patience_s, Some(wish.file.hash));
+        place.carry_out(&[Step::Write(Record { told, by, rejoin, patience_s, hash })])
     }
 
     /// Has the agent make room for the trial.
@@ -150,7 +189,8 @@ impl Updates {
 
     /// Whether another agent that shares the executable is being updated.
     pub fn taken(place: &Place) -> bool {
-        let Found { record, others, .. } = found(place);
-        others && record.is_some_and(|r| matches!(r.told.stage, UpdateStage::Trial | UpdateStage::Confirmed))
+        let record = place.record();
+        let unsettled = |r: &Record| matches!(r.told.stage, UpdateStage::Trial | UpdateStage::Confirmed);
+        foreign(record.as_ref()) && record.as_ref().is_some_and(unsettled)
     }
 }

@@ -153,6 +153,18 @@ fn an_admin_password_is_made_once_and_shown_once() {
 }
 
 #[test]
+fn the_admin_is_looked_for_in_the_state_folder_that_is_given() {
+    let machine = Machine::of(Manager::Systemd);
+    machine.put("var/lib/hive/data.mdb", "");
+    let said = machine.run(&["--state", "/srv/hive", "install"]).unwrap();
+    assert!(said.contains("admin account: user admin, password "), "a new node has no admin yet: {said}");
+    let known = Machine::of(Manager::Systemd);
+    known.put("srv/hive/data.mdb", "");
+    assert!(!known.run(&["--state", "/srv/hive", "install"]).unwrap().contains("password "));
+    assert!(!known.run(&["install"]).unwrap().contains("password "), "given once, it stays");
+}
+
+#[test]
 fn what_cannot_be_kept_is_refused_before_anything_is_written() {
     let machine = Machine::of(Manager::Systemd);
     assert!(matches!(machine.run(&["--log", "$(reboot)", "install"]), Err(Error::Unkeepable("--log"))));

@@ -48,12 +48,29 @@ def contents(folder):
     yield "README.md", 0o644, excerpt(read("README.md")).encode()
 
 
+INSTALL = """## Install
+
+Both programs are static, so copying them is all. The second command makes a service of the agent where systemd, OpenRC
+or procd runs; a file for BusyBox init is in `service/`:
+
+```console
+$ sudo install -m 755 hive-agent hivectl /usr/local/bin/
+$ sudo hive-agent --network home:PASSWORD --name gpu install
+```
+
+The examples below start agents by hand, as an ordinary user, on two machines: `gpu`, which runs a model and databases,
+and `laptop`, where you sit.
+
+"""
+
+
 def excerpt(readme):
     """The chapters for somebody who has the programs: up to how it works, without building them."""
     chapters = re.split(r"^(?=## )", readme.split("\n## How it works")[0], flags=re.M)
-    # The line of links at the top leads to chapters that are not here.
+    # The line of links at the top leads to chapters that are not here, and so do some links in the text.
     first = re.sub(r"^\[Try it\].*?\n\n", "", chapters[0], flags=re.M | re.S)
-    return first + "".join(c for c in chapters[1:] if not c.startswith(("## Try it", "## Install")))
+    rest = "".join(c for c in chapters[1:] if not c.startswith(("## Try it", "## Install")))
+    return re.sub(r"\[([^]]*)\]\(#[^)]*\)", r"“\1” in the whole README", first + INSTALL + rest)
 
 
 def pack(path, top, files):

@@ -281,4 +281,18 @@ mod tests {
         assert!(inner.or(outer.clone()).password_stdin);
         assert_eq!(Target::default().or(outer.clone()), outer);
     }
+    #[test]
+    fn every_verb_that_may_log_in_takes_the_password_from_standard_input() {
+        fn without(info: &argh::CommandInfoWithArgs, found: &mut Vec<String>) {
+            let has = |name: &str| info.flags.iter().any(|flag| flag.long.trim_start_matches('-') == name);
+            if has("user") && !has("password-stdin") {
+                found.push(info.name.to_owned());
+            }
+            info.commands.iter().for_each(|verb| without(&verb.command, found));
+        }
+        let mut found = Vec::new();
+        without(&Args::get_args_info(), &mut found);
+        found.sort();
+        assert_eq!(found, ["connect", "exec"], "theirs is for the program");
+    }
 }

@@ -37,6 +37,7 @@ pub mod pki;
 pub mod process;
 pub mod services;
 pub mod static_build;
+pub mod systemd;
 pub mod tcp;
 pub mod tls;
 pub mod traffic;

@@ -141,6 +141,11 @@ impl Pebble {
         self.curl(&["--fail", "--data", &record, &url("add-a")]).success();
     }
 
+    /// Where it runs.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
     /// The server's process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.server

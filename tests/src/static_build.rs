@@ -12,11 +12,11 @@ pub const NATIVE: &str = "x86_64-unknown-linux-musl";
 
 /// The folder with both programs for this machine, from `cross/build`; `None` when that was not run.
 pub fn native() -> Option<PathBuf> {
-    programs("cross", NATIVE)
+    programs(NATIVE)
 }
 
-fn programs(kind: &str, target: &str) -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(kind).join(target).join("dist");
+fn programs(target: &str) -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/cross").join(target).join("dist");
     (folder.join("hive-agent").exists() && folder.join("hivectl").exists()).then_some(folder)
 }
 
@@ -25,8 +25,7 @@ fn programs(kind: &str, target: &str) -> Option<PathBuf> {
 /// # Errors
 /// What is missing for that here, as a sentence.
 pub fn emulated(host: &Host, target: &str) -> Result<PathBuf, String> {
-    let folder =
-        programs("emulated", target).ok_or(format!("no build for {target}: cross/build --emulated makes one"))?;
+    let folder = programs(target).ok_or(format!("no build for {target}: cross/build {target} makes one"))?;
     let processor = if target.starts_with("arm") { "arm" } else { target.split('-').next().unwrap_or(target) };
     let emulator = format!("/usr/bin/qemu-{}-static", processor.trim_end_matches("gc"));
     if !Path::new(&emulator).exists() {

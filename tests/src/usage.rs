@@ -47,6 +47,15 @@ impl Usage {
     }
 }
 
+/// The most memory that a process has had in RAM, shared pages counted whole, in bytes.
+///
+/// # Panics
+/// When the process is gone.
+pub fn peak(pid: u32) -> u64 {
+    let status = fs::read_to_string(proc(pid, "status")).expect("a process");
+    field(&status, "VmHWM:").expect("the peak of its memory") * 1024
+}
+
 fn proc(pid: u32, what: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/{what}"))
 }

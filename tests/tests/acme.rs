@@ -3,7 +3,8 @@
 use hive_tests::{
     acme::{World, certificate},
     pair,
-    pebble::Behaviour,
+    pebble::{Behaviour, Pebble},
+    pki::Authority,
     process::Process,
     services::Sse,
     tcp,
@@ -183,6 +184,50 @@ fn a_failed_renewal_keeps_the_old_certificate_and_says_so() {
     assert_ne!(served(), old);
     assert_eq!(home.json(&["status"])["problems"], json!([]), "what is mended is no problem");
     assert!(certificate(&home).unwrap()["last_error"].is_null());
+}
+
+#[test]
+fn a_renewal_under_way_leaves_be_what_was_stored_by_hand() {
+    let test = "a_renewal_under_way_leaves_be_what_was_stored_by_hand";
+    let behaviour = Behaviour { validity: 60, checks_for: 6, remembers_proofs: false, ..Behaviour::default() };
+    let Some(world) = World::start(test, &behaviour) else { return };
+    let (gate, ca) = (&world.gate, world.ca.host());
+    world.ca.lead("shed.example", gate.host().ipv4());
+    world.obtain(gate, "http-01", &["shed.example"]).success();
+    let begun = || gate.process().printed().matches("the CA may ask").count();
+    wait_until("its renewal is under way", RENEWAL, || begun() > 1);
+    // It stands still while somebody stores another certificate.
+    ca.block();
+    let own = Authority::create("another CA").store(gate, "web", &["shed.example"]);
+    ca.unblock();
+    wait_until("the renewal has ended", RENEWAL, || {
+        let log = gate.process().printed();
+        log.contains("certificate web: renewed") || log.contains("certificate web: not renewed")
+    });
+    assert_eq!(gate.ctl(&["keys", "show", "--key-name", "web_cert.pem"]).success().trim(), own.cert.trim());
+    assert!(certificate(gate).unwrap()["renews_at"].is_null(), "it is nobody's business any more");
+}
+
+#[test]
+fn a_ca_that_does_not_answer_holds_up_no_other() {
+    let test = "a_ca_that_does_not_answer_holds_up_no_other";
+    let Some(world) = World::start(test, &Behaviour { validity: 60, ..Behaviour::default() }) else { return };
+    let (gate, host) = (&world.gate, world.lab.host("dead"));
+    // The certificate of this one is due first.
+    let Some(dead) = Pebble::start(test, &host, &Behaviour { validity: 24, ..Behaviour::default() }) else { return };
+    dead.lead("shed.example", gate.host().ipv4());
+    world.ca.lead("shed.example", gate.host().ipv4());
+    let (directory, file) = (dead.directory(), dead.ca_file().display().to_string());
+    let of_dead = ["tls", "--key-prefix", "dead", "--hostname", "shed.example", "--directory", &directory];
+    gate.ctl(&[&of_dead[..], &["--ca-file", &file]].concat()).success();
+    host.block();
+    world.obtain(gate, "http-01", &["shed.example"]).success();
+    let renewed = || gate.process().printed().contains("certificate web: renewed");
+    let given_up = || gate.process().printed().contains("certificate dead: not renewed");
+    wait_until("the other is renewed", RENEWAL, || {
+        assert!(!given_up(), "it had to wait for the CA that does not answer");
+        renewed()
+    });
 }
 
 #[test]

@@ -105,6 +105,49 @@ fn check(node: &Node) {
 }
 
 #[test]
+fn damage_of_the_database_is_told_in_words() {
+    const PAGE: usize = 4096;
+    let lab = Lab::new();
+    let mut node = Node::start(&lab.host("a"), options());
+    node.kill9();
+    let file = node.state().join("data.mdb");
+    let whole = fs::read(&file).unwrap();
+    let pages = whole.len() / PAGE;
+    let zeroed = |page: usize| [&whole[..page * PAGE], &[0; PAGE], &whole[(page + 1) * PAGE..]].concat();
+    let scrambled = |page: usize| {
+        let noise = (0..PAGE).map(|at| (at * 31 + page * 7) as u8).collect::<Vec<_>>();
+        [&whole[..page * PAGE], &noise, &whole[(page + 1) * PAGE..]].concat()
+    };
+    let cut_off = |page: usize| whole[..page * PAGE].to_vec();
+    let (mut read, mut refused) = (0, 0);
+    for damaged in (1..pages).flat_map(|page| [zeroed(page), scrambled(page), cut_off(page)]) {
+        fs::write(&file, damaged).unwrap();
+        let ended = process::run(check_command(&node), b"", PATIENCE);
+        match ended.status {
+            Some(0) => read += 1,
+            Some(1) => {
+                let told = ended.stderr;
+                assert!(told.contains("error: the state database in ") && told.contains("put back a copy"), "{told}");
+                refused += 1;
+            }
+            other => panic!("check ended with {other:?}: {}", ended.stderr),
+        }
+    }
+    assert!(read > 0 && refused > 0, "LMDB lives with {read} damages and not with {refused}");
+}
+
+#[test]
+fn check_makes_no_state() {
+    let lab = Lab::new();
+    let mut node = Node::start(&lab.host("a"), options());
+    node.kill9();
+    fs::remove_dir_all(node.state()).unwrap();
+    let told = refusal(check_command(&node), 1);
+    assert!(told.contains("error: there is no state in "), "{told}");
+    assert!(!node.state().exists());
+}
+
+#[test]
 fn a_state_that_others_could_read_is_refused() {
     let lab = Lab::new();
     let mut node = Node::start(&lab.host("a"), options());

@@ -239,6 +239,46 @@ fn a_copy_that_was_cut_goes_on_where_it_stopped() {
     assert!(!part.exists());
 }
 
+#[test]
+fn a_copy_whose_link_was_cut_goes_on_where_it_stopped() {
+    let Some(lab) = Lab::namespaces("a_copy_whose_link_was_cut_goes_on_where_it_stopped") else { return };
+    let pair = Pair::start(&lab);
+    let (here, there) = (pair.near.host().folder("files"), pair.far.host().folder("place"));
+    let content = payload::bytes(8, 200_000_000);
+    let (upward, downward) = (here.join("up"), there.join("down"));
+    fs::write(&upward, &content).unwrap();
+    fs::write(&downward, &content).unwrap();
+    let at_far = |path: &Path| format!("far:{}", path.display());
+    let (up, down) = (at_far(&there.join("up")), at_far(&downward));
+    let copies = [["cp", upward.to_str().unwrap(), &up], ["cp", &down, here.to_str().unwrap()]];
+    let start = |name, words| Process::start(pair.near.host(), name, pair.near.ctl_command(ADMIN, words));
+    let mut cut = [start("up", &copies[0]), start("down", &copies[1])];
+    for folder in [&there, &here] {
+        wait_until("a part of each has arrived", PATIENCE, || {
+            let entries = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
+            let mut parts = entries.filter(|path| path.extension() == Some("part".as_ref()));
+            parts.any(|part| fs::metadata(part).is_ok_and(|part| part.len() > 1_000_000))
+        });
+    }
+    pair.far.host().block();
+    for copy in &mut cut {
+        wait_until("the copy gives up", 3 * PATIENCE, || copy.ended().is_some());
+        assert!(!copy.wait().success(), "{}", copy.printed());
+    }
+    assert!(!there.join("up").exists() && !here.join("down").exists(), "no half file stands in its place");
+    pair.far.host().unblock();
+    pair.wait_until_connected();
+    for words in &copies {
+        // The node that receives may have yet to notice that the link was cut.
+        let copied = wait_for("the copy goes on", PATIENCE, || {
+            let output = pair.near.ctl(&[&["--json"], &words[..]].concat());
+            (output.status == Some(0)).then(|| serde_json::from_str::<serde_json::Value>(&output.stdout).unwrap())
+        });
+        assert!(copied["resumed_at"].as_u64() >= Some(1_000_000), "{copied}");
+    }
+    assert!(fs::read(there.join("up")).unwrap() == content && fs::read(here.join("down")).unwrap() == content);
+}
+
 /// A terminal of its own for a command: a server of tmux that ends with it.
 struct Tmux(String);
 

@@ -3,12 +3,13 @@
 use hive_tests::{
     lab::{Lab, Nat},
     node::Node,
-    pair::{self, NETWORK, Pair},
-    tcp,
+    pair::{self, ADMIN, NETWORK, Pair},
+    payload, tcp,
     wait::wait_until,
 };
 use serde_json::Value;
 use std::{
+    fs,
     io::{Read, Write},
     net::SocketAddr,
     time::{Duration, Instant},
@@ -79,4 +80,27 @@ fn symmetric_nats_stay_on_the_relay() {
     let has_relay = |status: &Value| status["relays"][0] == public.peer_id().as_str();
     pair.near.wait_for_json("a relay", SOON, &["status"], has_relay);
     public.wait_for_json("it is public", SOON, &["status"], |status| status["reachability"] == "public");
+}
+
+#[test]
+fn a_node_behind_a_nat_is_operated_like_any_other() {
+    let Some(lab) = Lab::namespaces("a_node_behind_a_nat_is_operated_like_any_other") else { return };
+    let Scene { pair, .. } = &Scene::start(&lab, Nat::Symmetric, Nat::Symmetric);
+    wait_for_path(&pair.near, &pair.far, "relayed");
+    let far = |words: &[&str], stdin: &[u8]| pair.near.ctl_with_stdin(ADMIN, words, stdin);
+    let content = payload::bytes(9, 3 << 20);
+    let counted = far(&["exec", "--node", "far", "--", "sh", "-c", "wc -c; exit 5"], &content);
+    assert_eq!((counted.status, counted.stdout.trim()), (Some(5), content.len().to_string().as_str()), "{counted:#?}");
+    let shell = far(&["shell", "--node", "far"], b"echo $((6 * 7)); exit 4\n");
+    assert_eq!((shell.status, shell.stdout.as_str()), (Some(4), "42\n"), "{shell:#?}");
+    let (here, back) = (pair.near.host().folder("files").join("here"), pair.near.host().folder("files").join("back"));
+    fs::write(&here, &content).unwrap();
+    let there = format!("far:{}", pair.far.host().folder("place").join("there").display());
+    far(&["cp", here.to_str().unwrap(), &there], b"").success();
+    far(&["cp", &there, back.to_str().unwrap()], b"").success();
+    assert!(fs::read(&back).unwrap() == content);
+    assert!(pair.near.json(&["get-metrics", "--node", "far"])["memory"]["total_bytes"].is_u64());
+    assert!(far(&["logs", "--node", "far"], b"").success().contains("hive-agent "));
+    let same = far(&["--json", "update-node", "--node", "far"], b"").success();
+    assert!(same.contains("unchanged"), "{same}");
 }

@@ -1,10 +1,11 @@
 //! The agent under a service manager that wants to be told (`sd_notify(3)`): ready, alive, stopping; also through an
-//! update, which to the service manager is nothing at all.
+//! update, which to the service manager is nothing at all. And under systemd itself, as `hive-agent install` puts it there.
 
 use hive_tests::{
     lab::Lab,
     node::{Node, Options},
     process::{self, PATIENCE},
+    systemd::Machine,
     variants::{self, NEWER},
     wait::wait_until,
 };
@@ -95,4 +96,37 @@ fn a_service_manager_that_does_not_listen_holds_up_nothing() {
     node.json(&["status"]);
     node.stop();
     drop(deaf);
+}
+
+#[test]
+fn systemd_installs_starts_and_revives_the_agent() {
+    let test = "systemd_installs_starts_and_revives_the_agent";
+    let lab = Lab::new();
+    let Some(machine) = Machine::boot(test, &lab.host("box")) else { return };
+    let unit = "hive-agent.service";
+    let given = ["--network", "home:correct horse", "--name", "box", "--admin", "root:staple", "install"];
+    let said = machine.run(&[&["/opt/hive-agent"], &given[..]].concat()).success();
+    assert!(said.contains("running systemctl restart hive-agent"), "{said}");
+    let pid = || machine.property(unit, "MainPID");
+    let status = || {
+        let said = machine.run(&["/opt/hivectl", "--json", "status"]);
+        serde_json::from_str::<serde_json::Value>(&said.stdout).ok()
+    };
+    // Type=notify: it was ready when the command ended.
+    assert_eq!(machine.property(unit, "ActiveState"), "active");
+    let (first, before) = (pid(), status().expect("the agent answers"));
+    assert_eq!((&before["node_name"], machine.property(unit, "UnitFileState").as_str()), (&"box".into(), "enabled"));
+
+    machine.run(&["/bin/kill", "-9", &first]).success();
+    wait_until("systemd has started it again", PATIENCE, || {
+        machine.property(unit, "NRestarts") == "1" && machine.property(unit, "ActiveState") == "active"
+    });
+    assert_ne!(pid(), first);
+    assert_eq!(status().expect("the agent answers")["peer_id"], before["peer_id"], "its state is kept");
+
+    machine.systemctl(&["stop", unit]).success();
+    assert_eq!(machine.property(unit, "Result"), "success", "it stops when it is told to");
+    machine.run(&["/opt/hive-agent", "uninstall", "--yes"]).success();
+    assert_eq!(machine.property(unit, "LoadState"), "not-found");
+    assert_eq!(machine.run(&["/usr/bin/test", "-e", "/var/lib/hive/data.mdb"]).status, Some(0), "the state stays");
 }

@@ -2,13 +2,14 @@
 //! agent that works, and on tunnels that come back.
 
 use hive_tests::{
+    facts::iec,
     lab::Lab,
     node::Node,
     notice,
     pair::{ADMIN, NETWORK, Pair, Tunnel, options},
     payload,
     process::{self, Output, PATIENCE, Process, Signal},
-    tcp,
+    tcp, usage,
     variants::{self, NEWER, OLDER, VERSION},
     wait::{wait_for, wait_until},
 };
@@ -21,6 +22,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// What an agent may have had in memory whatever binary it was sent: less than any board has.
+const MOST_MEMORY: u64 = 48 << 20;
 /// What an update of a busy machine may take.
 const UPDATE: Duration = Duration::from_secs(240);
 
@@ -267,6 +270,13 @@ fn a_node_with_a_release_key_takes_what_is_signed_and_nothing_else() {
     let said = scene.update(&tampered, &["--signature", signature.to_str().unwrap()]).failure(1);
     assert!(said.contains("signature"), "{said}");
     scene.works(VERSION, pid);
+    let peak = usage::peak(pid);
+    notice::say(&format!(
+        "MEASURED: an agent that checked a binary of {}: {} at most",
+        iec(good.len() as u64),
+        iec(peak)
+    ));
+    assert!(peak < MOST_MEMORY, "all of it was in memory: {}", iec(peak));
     // Where nothing else is said, the signature is looked for beside the binary.
     fs::copy(&signature, scene.binaries.join("hive-agent.sig")).unwrap();
     scene.update(&good, &[]).success();
@@ -291,6 +301,29 @@ fn a_transfer_goes_on_where_the_link_broke() {
     assert!(update.printed().contains("updated from"), "{}", update.printed());
     scene.works(NEWER, pid);
     assert_eq!(fs::metadata(&scene.executable).unwrap().ino(), file, "it began anew");
+}
+
+#[test]
+fn agents_that_share_an_executable_take_turns() {
+    let lab = Lab::new();
+    let scene = Scene::new(&lab);
+    let pid = scene.pair.far.process().pid();
+    let sharing = Node::start(&lab.host("sharing"), options().programs(scene.executable.parent().unwrap()));
+    let command = scene.command(&variants::version(NEWER), &[]);
+    let mut update = Process::start(scene.pair.near.host(), "update", command);
+    let (part, _) = wait_for("a part has arrived", PATIENCE, || scene.part().filter(|(_, size)| *size > 1 << 20));
+    update.signal(Signal::STOP);
+    let other = scene.binaries.join("other");
+    write_program(&other, &variants::version(OLDER));
+    let words = ["update-node", "--allow-downgrade", "--binary", other.to_str().unwrap()];
+    let said = process::run(sharing.ctl_command(ADMIN, &words), b"", UPDATE).failure(1);
+    assert!(said.contains("another update is under way"), "{said}");
+    assert!(part.exists(), "what arrives for the other is not thrown away");
+    update.signal(Signal::CONT);
+    wait_until("the update has ended", UPDATE, || update.ended().is_some());
+    assert!(update.printed().contains("updated from"), "{}", update.printed());
+    scene.works(NEWER, pid);
+    assert_eq!(sharing.json(&["status"])["version"], VERSION, "it runs on with what it was started from");
 }
 
 #[test]

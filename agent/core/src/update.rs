@@ -4,7 +4,7 @@
 //! A new binary waits beside the executable and is tried from there, as a child of the process that it would replace. It
 //! takes the executable's place only after it has proven itself, by one rename. So whatever starts the executable's path
 //! (a service manager, the kernel's power coming back) starts the old binary, or one that has proven itself: there is no
-//! moment to roll back from. The record says how far an update is; every step can be done twice.
+//! moment to roll back from. The record says how far an update is, and of which binary; every step can be done twice.
 
 use std::fmt::{self, Write};
 
@@ -32,6 +32,19 @@ pub struct Record {
     pub rejoin: bool,
     /// Seconds that the new agent has to prove itself.
     pub patience_s: u32,
+    /// BLAKE3 hash of the new binary; none in the record of an agent from before there was one.
+    pub hash: Option<[u8; 32]>,
+}
+
+/// What waits beside the executable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// No binary.
+    Nothing,
+    /// The one that the record is about.
+    Recorded,
+    /// Another one: whatever it is, nobody has checked it for this update.
+    Other,
 }
 
 /// One thing to do. Each is whole or not at all, and on disk when it is done.
@@ -75,7 +88,7 @@ pub struct Found {
     /// The record, if there is one that can be read.
     pub record: Option<Record>,
     /// Whether a new binary waits.
-    pub waiting: bool,
+    pub waiting: Waiting,
     /// Whether the process of the record is this one.
     pub own: bool,
     /// Whether it is another one that lives: an agent that shares this executable.
@@ -88,13 +101,15 @@ pub fn start(found: Found) -> (Vec<Step>, Next) {
     let Found { record: Some(record), waiting, own, others } = found else {
         return (discard(found.waiting), Next::Run);
     };
-    match record.told.stage {
+    let other = || OTHER.to_owned();
+    match (record.told.stage, waiting) {
         _ if others => (Vec::new(), Next::Run),
-        UpdateStage::Trial if own && waiting => (Vec::new(), Next::Try(record)),
-        UpdateStage::Trial => (roll_back(record, "it was interrupted".to_owned()), Next::Run),
-        UpdateStage::Confirmed if waiting => (put_in_place(record), Next::Exec),
-        UpdateStage::Confirmed => (vec![Step::Write(at(record, UpdateStage::Kept))], Next::Run),
-        UpdateStage::Kept | UpdateStage::RolledBack => (discard(waiting), Next::Run),
+        (UpdateStage::Trial, Waiting::Recorded) if own => (Vec::new(), Next::Try(record)),
+        (UpdateStage::Trial | UpdateStage::Confirmed, Waiting::Other) => (roll_back(record, other()), Next::Run),
+        (UpdateStage::Trial, _) => (roll_back(record, "it was interrupted".to_owned()), Next::Run),
+        (UpdateStage::Confirmed, Waiting::Recorded) => (put_in_place(record), Next::Exec),
+        (UpdateStage::Confirmed, Waiting::Nothing) => (vec![Step::Write(at(record, UpdateStage::Kept))], Next::Run),
+        (UpdateStage::Kept | UpdateStage::RolledBack, _) => (discard(waiting), Next::Run),
     }
 }
 
@@ -110,8 +125,8 @@ pub fn tried(record: Record, outcome: Outcome) -> Vec<Step> {
     }
 }
 
-fn discard(waiting: bool) -> Vec<Step> {
-    if waiting { vec![Step::Discard] } else { Vec::new() }
+fn discard(waiting: Waiting) -> Vec<Step> {
+    if waiting == Waiting::Nothing { Vec::new() } else { vec![Step::Discard] }
 }
 
 /// The trial ends first: it holds the state, and its end leaves nothing that a later step could lose.
@@ -130,6 +145,8 @@ fn at(mut record: Record, stage: UpdateStage) -> Record {
     record
 }
 
+const OTHER: &str = "another binary stood in its place";
+
 const STAGES: [(UpdateStage, &str); 4] = [
     (UpdateStage::Trial, "trial"),
     (UpdateStage::Confirmed, "confirmed"),
@@ -145,6 +162,11 @@ impl fmt::Display for Record {
         writeln!(f, "number {}\nstage {stage}\nfrom {}\nto {}", told.number, told.from, told.to)?;
         writeln!(f, "boot {}\npid {}\nstarted {}", by.boot, by.pid, by.started)?;
         writeln!(f, "rejoin {}\npatience {}", self.rejoin, self.patience_s)?;
+        if let Some(hash) = &self.hash {
+            f.write_str("hash ")?;
+            hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+            f.write_char('\n')?;
+        }
         if let Some(why) = &told.why {
             // A line is a field, whatever the reason has in it.
             f.write_str("why ")?;
@@ -175,8 +197,22 @@ impl Record {
             started: value("started")?.parse().ok()?,
         };
         let (rejoin, patience_s) = (value("rejoin")?.parse().ok()?, value("patience")?.parse().ok()?);
-        Some(Self { told, by, rejoin, patience_s })
+        let hash = match field("hash") {
+            Some((_, text)) => Some(hash_of(text)?),
+            None => None,
+        };
+        Some(Self { told, by, rejoin, patience_s, hash })
     }
+}
+
+/// A hash from its hexadecimal form.
+fn hash_of(text: &str) -> Option<[u8; 32]> {
+    let mut hash = [0; 32];
+    let digits: &[u8; 64] = text.as_bytes().try_into().ok()?;
+    for (byte, pair) in hash.iter_mut().zip(digits.chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(hash)
 }
 
 #[cfg(test)]

@@ -28,7 +28,10 @@ use super::{
     record::{Pending, Record, Trouble},
     words,
 };
-use crate::store::Store;
+use crate::{
+    keys::{Keys, Seen},
+    store::Store,
+};
 
 /// The longest that is waited for the CA's patience while somebody waits for us.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
@@ -36,6 +39,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(300);
 const LOOK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// For a CA to check what it was told is ready, or to issue.
 const CHECKING: Duration = Duration::from_secs(300);
+
+/// What to do where that was not enough. A renewal goes on with its order; what a command began ends with the command.
+const LATE: &str = "the CA takes long: a renewal is tried again by itself, a command has to be given again";
 
 /// Tells a step.
 pub type Tell<'a> = &'a (dyn Fn(String) + Send + Sync);
@@ -67,8 +73,12 @@ impl From<Trouble> for Failed {
 
 /// What an order works with.
 pub struct Job<'a> {
-    /// Accounts and orders are kept here.
+    /// Accounts are kept here.
     pub store: &'a Arc<Store>,
+    /// Orders are kept here, for as long as nobody changed by hand what was seen.
+    pub keys: &'a Arc<Keys>,
+    /// The certificate and its key when it began.
+    pub seen: &'a Seen,
     /// Answers to challenges.
     pub answers: &'a Arc<Answers>,
     /// Tells each step.
@@ -184,7 +194,7 @@ impl Job<'_> {
         };
         let pending = Pending { url: order.url().to_owned(), key };
         record.order = Some(pending.clone());
-        self.store.change_keys_aside(vec![record.change()]).await.map_err(broken)?;
+        record.keep(self.keys, self.seen).await.map_err(|e| Trouble::of(&e))?;
         Ok((order, pending))
     }
 
@@ -335,7 +345,7 @@ impl Deadline {
         let pause = wish.map_or(self.next, |wish| wish.clamp(LOOK.0, LOOK.1 * 6));
         if self.waited + pause > CHECKING {
             let what = format!("the CA did not {what} within {} min", CHECKING.as_secs() / 60);
-            return Err(told(what, "try again later: the order goes on where it is"));
+            return Err(told(what, LATE));
         }
         self.next = (pause * 3 / 2).min(LOOK.1);
         self.waited += pause;

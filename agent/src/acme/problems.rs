@@ -13,8 +13,9 @@ const HOUR: u64 = 3_600_000;
 /// Renewals that failed, and certificates of these prefixes that nobody renews and that end soon.
 pub fn problems(acme: &Acme, keys: &Keys, served: &BTreeSet<KeyPrefix>, now: Timestamp) -> Vec<Problem> {
     let inner = acme.lock();
-    let troubled = inner.records.iter().filter_map(|(prefix, record)| Some(failed(prefix, record.trouble.as_ref()?)));
-    let left = served.iter().filter(|prefix| !inner.records.contains_key(*prefix));
+    let renewed = inner.certificates.iter();
+    let troubled = renewed.filter_map(|(prefix, renewed)| Some(failed(prefix, renewed.record.trouble.as_ref()?)));
+    let left = served.iter().filter(|prefix| !inner.certificates.contains_key(*prefix));
     troubled.chain(left.filter_map(|prefix| ending(prefix, keys, now))).collect()
 }
 
@@ -56,7 +57,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("hive-problems-{}", std::process::id()));
         let store = Arc::new(Store::open(&folder).unwrap());
         let keys = Keys::load(store.clone()).unwrap();
-        let acme = Acme::load(store, Arc::<Answers>::default()).unwrap();
+        let acme = Acme::load(store, Arc::<Answers>::default(), &keys).unwrap();
         let mut params = CertificateParams::new(vec!["shed.example".to_owned()]).unwrap();
         (params.not_before, params.not_after) = (date_time_ymd(2030, 1, 1), date_time_ymd(2030, 4, 1));
         let key = KeyPair::generate().unwrap();

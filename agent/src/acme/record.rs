@@ -1,13 +1,19 @@
 //! What is stored about a certificate that renews itself: what was asked for, an order under way, and how it went.
 
+use std::sync::Arc;
+
+use blocking::unblock;
 use hive_core::acme::Course;
 use hive_protocol::{
-    KeyPrefix, Timestamp,
+    KeyEntry, KeyPrefix, Timestamp,
     keys::{Challenge, TlsRequest},
 };
 use minicbor::{Decode, Encode};
 
-use crate::store::KeyChange;
+use crate::{
+    keys::{Keys, KeysError, Seen},
+    store::KeyChange,
+};
 
 /// A certificate that renews itself.
 #[derive(Debug, Clone, Encode, Decode)]
@@ -75,6 +81,13 @@ pub struct Trouble {
     pub hint: String,
 }
 
+impl Trouble {
+    /// The key store's.
+    pub fn of(error: &KeysError) -> Self {
+        Self { what: error.to_string(), hint: error.hint().unwrap_or("see the agent's log").into() }
+    }
+}
+
 impl Record {
     /// A new one.
     pub fn new(wish: TlsRequest, place: u16) -> Self {
@@ -110,8 +123,18 @@ impl Record {
         (self.wish.challenge == Challenge::Http01).then_some(self.wish.http_port)
     }
 
-    /// What stores it.
-    pub fn change(&self) -> KeyChange {
+    /// Stores it, unless what it is about was changed by hand since it was seen.
+    pub async fn keep(&self, keys: &Arc<Keys>, seen: &Seen) -> Result<Seen, KeysError> {
+        self.keep_with(Vec::new(), keys, seen).await
+    }
+
+    /// Stores it in one transaction with a new certificate and its key.
+    pub async fn keep_with(&self, set: Vec<KeyEntry>, keys: &Arc<Keys>, seen: &Seen) -> Result<Seen, KeysError> {
+        let (keys, seen, change) = (keys.clone(), seen.clone(), self.change());
+        unblock(move || keys.renew(&seen, set, vec![change])).await
+    }
+
+    fn change(&self) -> KeyChange {
         let encoded = minicbor::to_vec(self).unwrap_or_else(|_| unreachable!("encoding to memory"));
         KeyChange::Acme(key(&self.wish.key_prefix), Some(encoded))
     }

@@ -1,15 +1,16 @@
-//! Renewals by themselves: what is due is ordered, one certificate after the other, and what a restart broke off goes on.
+//! Renewals by themselves: what is due is ordered, beside whatever waits for its CA, and what a restart broke off goes on.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use async_io::Timer;
 use hive_core::acme::{ASK_AGAIN, Act};
 use hive_protocol::{KeyPrefix, Timestamp};
 use rustls::pki_types::CertificateDer;
-use smol::future::or;
+use smol::{Task, future::or};
 
-use super::{ATTEMPTS, Acme, attempt, http, order::Job, record::Record};
+use super::{ATTEMPTS, Certificate, attempt, http, order::Job};
 use crate::{
+    exec,
     keys::Keys,
     node::{Handle, now},
 };
@@ -19,17 +20,20 @@ const NAP: Duration = Duration::from_secs(3600);
 
 /// Renews what is due, for as long as the node lives, and goes on with what a restart broke off.
 pub async fn keep(node: Handle) {
-    for port in ports(&node.acme) {
+    let ports = node.acme.lock().http_ports();
+    for port in ports {
         if let Err(trouble) = node.acme.answer_on(port) {
             log::warn!("{}", trouble.what);
         }
     }
+    let mut orders: Vec<Task<()>> = Vec::new();
     loop {
         let changed = node.acme.changed.listen();
-        let due = due(&node.acme);
+        orders.retain(|order| !order.is_finished());
+        let due = node.acme.lock().due();
         let wall = now().wall;
         match due {
-            Some((at, prefix, act)) if at <= wall => act_on(&node, &prefix, act).await,
+            Some((at, act, certificate)) if at <= wall => orders.extend(begin(&node, act, certificate)),
             Some((at, ..)) => {
                 let nap = Duration::from_millis(at.0 - wall.0).min(NAP);
                 or(
@@ -40,58 +44,52 @@ pub async fn keep(node: Handle) {
                 )
                 .await;
             }
+            // Nothing renews itself, or as many orders as may be are under way.
             None => changed.await,
         }
     }
 }
 
-fn ports(acme: &Acme) -> BTreeSet<u16> {
-    acme.lock().records.values().filter_map(Record::http_port).collect()
+/// Does what is due, beside whatever else is under way, unless somebody who asked for an order was faster.
+fn begin(node: &Handle, act: Act, certificate: Certificate) -> Option<Task<()>> {
+    let claim = node.acme.claim(&certificate.record.wish)?;
+    let node = node.clone();
+    Some(exec::spawn(async move {
+        match act {
+            Act::Order => renew(&node, certificate).await,
+            Act::Ask => ask(&node, certificate).await,
+        }
+        drop(claim);
+    }))
 }
 
-/// The certificate that is due next, and for what.
-fn due(acme: &Acme) -> Option<(Timestamp, KeyPrefix, Act)> {
-    let inner = acme.lock();
-    let idle = inner.records.iter().filter(|(prefix, _)| !inner.running.contains(*prefix));
-    idle.map(|(prefix, record)| (record.course().next(), prefix.clone()))
-        .min_by_key(|((at, _), _)| *at)
-        .map(|((at, act), prefix)| (at, prefix, act))
-}
-
-async fn act_on(node: &Handle, prefix: &KeyPrefix, act: Act) {
-    let Some(claim) = node.acme.claim(prefix) else { return };
-    let Some(record) = node.acme.lock().records.get(prefix).cloned() else { return };
-    match act {
-        Act::Order => renew(node, record).await,
-        Act::Ask => ask(node, record).await,
-    }
-    drop(claim);
-}
-
-async fn renew(node: &Handle, mut record: Record) {
-    let prefix = record.wish.key_prefix.clone();
+async fn renew(node: &Handle, mut certificate: Certificate) {
+    let prefix = certificate.record.wish.key_prefix.clone();
     let present = present(&node.keys, &prefix);
     // Only a CA that suggests windows knows what it is to replace a certificate.
-    let replaces = present.filter(|_| record.window.is_some());
+    let replaces = present.filter(|_| certificate.record.window.is_some());
     let tell = |step: String| log::info!("certificate {prefix}: {step}");
-    let Err(failed) = attempt(node, &mut record, replaces, &tell, ATTEMPTS).await else {
+    let Err(failed) = attempt(node, &mut certificate, replaces, &tell, ATTEMPTS).await else {
         return log::info!("certificate {prefix}: renewed");
     };
     log::warn!("certificate {prefix}: not renewed: {}", failed.trouble.what);
+    let record = &mut certificate.record;
     record.failures = record.failures.saturating_add(1);
     record.failed_at = now().wall;
     record.trouble = Some(failed.trouble);
     record.not_before = failed.not_before;
-    node.acme.keep(record).await;
+    node.acme.keep(&node.keys, certificate).await;
 }
 
-async fn ask(node: &Handle, mut record: Record) {
+async fn ask(node: &Handle, mut certificate: Certificate) {
+    let Certificate { record, seen } = &mut certificate;
     let asked = async {
         let http = http(&record.wish).ok()?;
-        let certificate = present(&node.keys, &record.wish.key_prefix)?;
+        let present = present(&node.keys, &record.wish.key_prefix)?;
         let tell = |step: String| log::debug!("{step}");
-        let job = Job { store: &node.acme.store, answers: &node.acme.answers, tell: &tell, http, attempts: ATTEMPTS };
-        Some(job.window(&record.wish, &certificate).await)
+        let (store, answers) = (&node.acme.store, &node.acme.answers);
+        let job = Job { store, keys: &node.keys, seen, answers, tell: &tell, http, attempts: ATTEMPTS };
+        Some(job.window(&record.wish, &present).await)
     };
     let wall = now().wall;
     let later =
@@ -108,7 +106,7 @@ async fn ask(node: &Handle, mut record: Record) {
             record.ask_at = Some(later(ASK_AGAIN));
         }
     }
-    node.acme.keep(record).await;
+    node.acme.keep(&node.keys, certificate).await;
 }
 
 fn present(keys: &Keys, prefix: &KeyPrefix) -> Option<CertificateDer<'static>> {

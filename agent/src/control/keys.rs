@@ -14,7 +14,7 @@ use crate::{
 
 /// Carries out a request about the key store. The work is done on a thread of its own: it waits for the disk.
 pub(super) async fn answer(node: Handle, request: Request) -> Result<Response, Failure> {
-    let by_hand = match &request {
+    let by_hand: Vec<_> = match &request {
         Request::KeysPut { entries } => entries.iter().filter_map(|entry| keys::managed(&entry.key_name)).collect(),
         Request::KeysRemove { names } => names.iter().filter_map(keys::managed).collect(),
         _ => Vec::new(),
@@ -27,7 +27,7 @@ pub(super) async fn answer(node: Handle, request: Request) -> Result<Response, F
         _ => Err(KeysError::Other),
     });
     let answer = answer.await.map_err(|error| failure(&error))?;
-    node.acme.forget(by_hand).await;
+    node.acme.forget(&by_hand);
     Ok(answer)
 }
 

@@ -1,6 +1,9 @@
 //! `hivectl update-node`: takes another agent's binary, checks it, and has the agent make room for it.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+};
 
 use hive_protocol::message::{Failure, FailureCode, FileInfo, Response, UpdateRequest, UpdateStatus};
 use hive_transport::files::{self, Incoming};
@@ -37,10 +40,10 @@ pub(super) async fn run<S: Bytes>(control: &mut Control<S>, wish: &UpdateRequest
         return control.respond(Response::Error(failure)).await;
     };
     let offered = match check_offer(&node.updates, wish) {
-        Ok(place) => begin(place.clone(), wish.file).await.map(|incoming| (place, incoming)),
+        Ok((place, lock)) => begin(place.clone(), wish.file).await.map(|incoming| (place, lock, incoming)),
         Err(refusal) => Err(refusal),
     };
-    let (place, incoming) = match offered {
+    let (place, lock, incoming) = match offered {
         Ok(offered) => offered,
         Err(refusal) => return control.respond(Response::Error(refusal)).await,
     };
@@ -60,6 +63,8 @@ pub(super) async fn run<S: Bytes>(control: &mut Control<S>, wish: &UpdateRequest
     if let Err(refusal) = enter(&node, place, wish, rejoin).await {
         return control.respond(Response::Error(refusal)).await;
     }
+    // From here on the record keeps others out.
+    drop(lock);
     log::info!("{:?} updates this agent from {} to {}", control.caller, BUILD.version, wish.version);
     turn.keep();
     // From here on it goes its way, whether the client still listens or not.
@@ -92,7 +97,7 @@ async fn enter(node: &Handle, place: &Place, wish: &UpdateRequest, rejoin: bool)
 
 async fn check(staged: PathBuf, node: Handle, wish: UpdateRequest) -> Result<(), Failure> {
     let checked = move || {
-        let image = fs::read(&staged).map_err(|e| Failure::new(FailureCode::Failed, e.to_string()))?;
+        let image = File::open(&staged).map_err(|e| Failure::new(FailureCode::Failed, e.to_string()))?;
         check_binary(node.updates.key.as_ref(), &wish, &image)
     };
     unblock(checked).await

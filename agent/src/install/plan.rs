@@ -57,7 +57,7 @@ pub fn install(manager: Manager, options: &Options, root: &Path) -> Result<(Plan
     let read = |path: &str| fs::read_to_string(within(root, Path::new(path))).unwrap_or_default();
     let (environment, credentials) = (read(ENVIRONMENT), read(CREDENTIALS));
     let known = credentials.lines().any(|line| line.starts_with("admin "));
-    let first = !known && !state(manager, &environment, root).1;
+    let first = !known && !holds_state(&chosen_state(manager, options, &environment), root);
     // The agent would make one and print it: here into the log.
     let made = (first && given.admin.is_none()).then(setup::generated_password);
     if let Some(password) = &made {
@@ -93,20 +93,27 @@ pub fn uninstall(manager: Manager, purge: bool, root: &Path) -> Plan {
     }
     if purge {
         let environment = fs::read_to_string(within(root, Path::new(ENVIRONMENT))).unwrap_or_default();
-        let (state, is_state) = state(manager, &environment, root);
-        remove.extend(is_state.then_some(state));
+        remove.extend(Some(state(manager, &environment)).filter(|folder| holds_state(folder, root)));
         remove.push(FOLDER.into());
     }
     remove.retain(|path| within(root, path).exists());
     Plan { first: manager.stop(), files: Vec::new(), remove, last: manager.forget() }
 }
 
-/// The service's state folder, and whether there is state in it.
-fn state(manager: Manager, environment: &str, root: &Path) -> (PathBuf, bool) {
+/// The state folder that the service will have: the one given now, else the one it has.
+fn chosen_state(manager: Manager, options: &Options, environment: &str) -> PathBuf {
+    let given = settings::given(options.state.as_ref().map(|path| path.display().to_string()), "HIVE_STATE");
+    given.map_or_else(|| state(manager, environment), PathBuf::from)
+}
+
+/// The state folder that the service has.
+fn state(manager: Manager, environment: &str) -> PathBuf {
     let chosen = environment.lines().rev().find_map(|line| line.strip_prefix("HIVE_STATE="));
-    let folder = PathBuf::from(chosen.unwrap_or(manager.state()));
-    let holds = within(root, &folder).join("data.mdb").exists();
-    (folder, holds)
+    PathBuf::from(chosen.unwrap_or(manager.state()))
+}
+
+fn holds_state(folder: &Path, root: &Path) -> bool {
+    within(root, folder).join("data.mdb").exists()
 }
 
 fn is_this(program: &Path) -> bool {

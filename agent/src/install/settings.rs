@@ -23,7 +23,7 @@ pub fn environment(before: &str, options: &Options, settings: &Settings, secrets
     let list =
         |addresses: &[libp2p::Multiaddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
-    let given = |option: Option<String>, name: &str| option.or_else(|| env::var(name).ok()).unwrap_or_default();
+    let given = |option: Option<String>, name: &str| given(option, name).unwrap_or_default();
     let values = [
         ("--state", "HIVE_STATE", given(path(&options.state), "HIVE_STATE")),
         ("--socket", "HIVE_SOCKET", given(path(&options.socket), "HIVE_SOCKET")),
@@ -43,6 +43,11 @@ pub fn environment(before: &str, options: &Options, settings: &Settings, secrets
         text = replaced(&text, &format!("{name}="), &format!("{name}={value}"));
     }
     Ok(text)
+}
+
+/// What an option says, else its environment variable.
+pub fn given(option: Option<String>, name: &str) -> Option<String> {
+    option.or_else(|| env::var(name).ok()).filter(|value| !value.is_empty())
 }
 
 /// The secrets with what was given: passwords of networks as they are, the admin's as a hash.

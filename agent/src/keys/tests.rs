@@ -124,3 +124,35 @@ fn a_private_key_is_shown_only_when_that_is_meant_and_never_by_an_error() {
     assert_eq!(keys.show(&name, true).unwrap().pem, set[1]);
     assert_eq!(keys.show(&"web_cert.pem".parse().unwrap(), false).unwrap().pem, set[0]);
 }
+
+#[test]
+fn a_renewal_keeps_its_hands_off_what_was_changed_by_hand() {
+    let scratch = Scratch::new("by-hand");
+    let keys = scratch.open();
+    let prefix: KeyPrefix = "web".parse().unwrap();
+    let (first, second) = (set("shed.example"), set("shed.example"));
+    let cert = || keys.show(&"web_cert.pem".parse().unwrap(), false).map(|entry| entry.pem.clone());
+    let refused = |seen: &Seen| {
+        for put in [entries(&second), Vec::new()] {
+            assert!(matches!(keys.renew(seen, put, Vec::new()), Err(KeysError::ByHand(_))));
+        }
+    };
+    keys.put(entries(&first)).unwrap();
+    let seen = keys.seen(&prefix);
+    // The same text, but somebody's own.
+    keys.put(entries(&first)).unwrap();
+    refused(&seen);
+    assert_eq!(cert().unwrap(), first[0]);
+
+    let seen = keys.seen(&prefix);
+    let after = keys.renew(&seen, entries(&second), Vec::new()).unwrap();
+    assert_eq!(cert().unwrap(), second[0]);
+    refused(&seen);
+    assert_eq!(keys.seen(&prefix), after);
+
+    keys.remove(&["web_cert.pem".parse().unwrap(), "web_key.pem".parse().unwrap()]).unwrap();
+    refused(&after);
+    assert!(cert().is_err());
+    keys.renew(&keys.seen(&prefix), entries(&second), Vec::new()).unwrap();
+    assert_eq!(cert().unwrap(), second[0]);
+}

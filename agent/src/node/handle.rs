@@ -120,7 +120,8 @@ impl Tls {
     pub fn load(store: &Arc<Store>) -> Result<Self, StoreError> {
         let answers = Arc::<Answers>::default();
         let keys = Arc::new(Keys::load(store.clone())?);
-        Ok(Self { keys, acme: Arc::new(Acme::load(store.clone(), answers.clone())?), answers })
+        let acme = Arc::new(Acme::load(store.clone(), answers.clone(), &keys)?);
+        Ok(Self { keys, acme, answers })
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     net::TcpStream,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
@@ -21,10 +21,9 @@ use std::{
 use async_io::Timer;
 use futures::io::{AsyncRead, AsyncWrite};
 use hive_transport::source::Source;
-use smol::lock::SemaphoreGuardArc;
 use tokio::io::ReadBuf;
 
-use super::WINDOW;
+use super::{KEYS_TIME, LOGIN_TIME, WINDOW, strangers::Place};
 use crate::tunnel::Counters;
 
 /// Input held for programs above which a client gets no more credit than a trickle, in bytes.
@@ -48,28 +47,39 @@ pub struct Link {
     /// The pause before.
     paused: AtomicU64,
     /// The place of one who has not logged in yet.
-    stranger: Mutex<Option<SemaphoreGuardArc>>,
+    stranger: Mutex<Option<Place>>,
+    /// Whether the client has agreed on keys and the socket has not heard of it.
+    keyed: AtomicBool,
 }
 
 impl Link {
     /// A link of somebody who has not logged in yet.
-    pub fn new(stranger: SemaphoreGuardArc) -> Arc<Self> {
+    pub fn new(stranger: Place) -> Arc<Self> {
         Arc::new(Self {
             held: AtomicUsize::new(0),
             stalled: AtomicBool::new(false),
             pause: AtomicU64::new(0),
             paused: AtomicU64::new(0),
             stranger: Mutex::new(Some(stranger)),
+            keyed: AtomicBool::new(false),
         })
+    }
+
+    /// The client has agreed on keys.
+    pub fn keyed(&self) {
+        self.keyed.store(true, Ordering::Relaxed);
+        if let Some(place) = &*self.stranger() {
+            place.keyed();
+        }
     }
 
     /// The client has logged in.
     pub fn logged_in(&self) {
-        self.stranger.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.stranger().take();
     }
 
-    fn is_stranger(&self) -> bool {
-        self.stranger.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    fn stranger(&self) -> MutexGuard<'_, Option<Place>> {
+        self.stranger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// So many bytes came for a program.
@@ -114,14 +124,19 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// A socket on which somebody logs in within `time`.
-    pub fn new(inner: Arc<Source<TcpStream>>, link: Arc<Link>, counters: Arc<Counters>, time: Duration) -> Self {
-        Self { inner, link, counters, deadline: Some(Timer::after(time)), pause: None }
+    /// A socket on which somebody agrees on keys, and then logs in, in time.
+    pub fn new(inner: Arc<Source<TcpStream>>, link: Arc<Link>, counters: Arc<Counters>) -> Self {
+        Self { inner, link, counters, deadline: Some(Timer::after(KEYS_TIME)), pause: None }
     }
 
     fn in_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if !self.link.is_stranger() {
+        if self.deadline.is_none() {
+            return Ok(());
+        }
+        if self.link.stranger().is_none() {
             self.deadline = None;
+        } else if self.link.keyed.swap(false, Ordering::Relaxed) {
+            self.deadline = Some(Timer::after(LOGIN_TIME));
         }
         match self.deadline.as_mut().map(|deadline| Pin::new(deadline).poll(cx)) {
             Some(Poll::Ready(_)) => Err(io::Error::new(io::ErrorKind::TimedOut, "nobody logged in")),
@@ -148,6 +163,11 @@ impl tokio::io::AsyncRead for Socket {
         let read = ready!(Pin::new(&mut &*self.inner).poll_read(cx, buffer.initialize_unfilled()))?;
         buffer.advance(read);
         self.counters.received(read);
+        if self.deadline.is_some()
+            && let Some(place) = &*self.link.stranger()
+        {
+            place.heard();
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -171,12 +191,10 @@ impl tokio::io::AsyncWrite for Socket {
 
 #[cfg(test)]
 mod tests {
-    use smol::lock::Semaphore;
-
     use super::*;
 
     fn link() -> Arc<Link> {
-        Link::new(Arc::new(Semaphore::new(1)).try_acquire_arc().unwrap())
+        Link::new(Place::for_test())
     }
 
     #[test]
@@ -212,14 +230,5 @@ mod tests {
         link.window();
         link.received(2);
         assert_eq!(link.take_pause(), Some(Duration::from_millis(2)));
-    }
-
-    #[test]
-    fn the_place_of_a_stranger_is_free_after_the_login() {
-        let places = Arc::new(Semaphore::new(1));
-        let link = Link::new(places.try_acquire_arc().unwrap());
-        assert!(places.try_acquire().is_none() && link.is_stranger());
-        link.logged_in();
-        assert!(places.try_acquire().is_some() && !link.is_stranger());
     }
 }

@@ -57,6 +57,7 @@ fn key(line: &str) -> Result<PublicKey, String> {
     let key = PublicKey::from_openssh(line.trim()).map_err(|e| format!("not a public key: {e}"))?;
     match key.algorithm() {
         Algorithm::Ed25519 | Algorithm::Ecdsa { .. } => Ok(key),
+        Algorithm::Rsa { .. } => Err("RSA keys cannot log in: this agent's SSH server does not verify them".to_owned()),
         other => Err(format!("keys of kind {other} cannot log in")),
     }
 }
@@ -88,6 +89,18 @@ mod tests {
         for bad in ["", "ssh-ed25519", "ssh-ed25519 AAAA", "command=\"x\" ssh-ed25519 AAAA"] {
             assert!(Login::of(&SshLogin { keys: vec![bad.into()], ..login() }).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_rsa_key_is_refused_by_its_name() {
+        // `ssh-keygen -t rsa -b 1024`: the kind is told, whatever the length.
+        let line = concat!(
+            "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQC9uj0o7mrDvc9BPvJyAnWyPNzOzQypo1awzEd7mYoGgeSc6CqTVWW9z+pEVbOx",
+            "0uxtFLhAPZYsyd7y8r72hmQrYl5aY+VPRqp42UGwgjdJIpsGw+9327EbNo9Amn0M5CgH+4wHIZ8SY15Pm0Esc1rZzmz1WPpHqel3",
+            "ugaZWazYuw==",
+        );
+        let refused = Login::of(&SshLogin { keys: vec![line.into()], ..login() }).err().unwrap();
+        assert!(refused.contains("RSA keys cannot log in"), "{refused}");
     }
 
     #[test]

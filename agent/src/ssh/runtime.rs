@@ -16,7 +16,8 @@ where
 {
     let Some(runtime) = RUNTIME.get_or_init(begin) else { return Err(russh::Error::SendError.into()) };
     let session = runtime.spawn(async move { start().await?.await });
-    // It is never aborted; a panic in it ended this session alone.
+    // Nobody cancels it, so this is a panic, which has ended this session alone. Where a panic aborts (profile `dist`), it
+    // has ended the agent, and nobody is here to see it.
     session.await.unwrap_or_else(|_| Err(russh::Error::Disconnect.into()))
 }
 

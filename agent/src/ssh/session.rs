@@ -122,6 +122,12 @@ fn characters(number: u32) -> u16 {
 impl Handler for Session {
     type Error = russh::Error;
 
+    /// Called once the client has agreed on keys; there is no banner.
+    async fn authentication_banner(&mut self) -> Result<Option<String>, russh::Error> {
+        self.link.keyed();
+        Ok(None)
+    }
+
     async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, russh::Error> {
         let refusal = Timer::after(REFUSAL_TIME);
         let right = self.login.has_password(user, password).await;

@@ -2,6 +2,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    thread,
 };
 
 use hive_core::{Admin, StoredSession};
@@ -173,4 +174,35 @@ fn times_and_numbers_beyond_32_bits_are_kept() {
     Store::open(scratch.path()).unwrap().commit(&[Change::Session(session.clone()), Change::NextProxy(next)]).unwrap();
     let (stored, skipped) = Store::open(scratch.path()).unwrap().load(name()).unwrap();
     assert_eq!((stored.sessions, stored.next_proxy, skipped), (vec![session], next, vec![]));
+}
+
+/// Threads take turns by a lock of ours, not by LMDB's: without it a reader would meet pages that a writer uses again.
+#[test]
+fn threads_read_whole_states_while_others_write() {
+    let scratch = Scratch::new("threads");
+    let store = Store::open(scratch.path()).unwrap();
+    let (first, second) = (network("first"), network("second"));
+    let both = |round: u64| {
+        let of = |network: &StoredNetwork| {
+            let previous = Some((Secret::from_bytes([9; 32]), Timestamp(round)));
+            Change::Network(StoredNetwork { previous, ..network.clone() })
+        };
+        [of(&first), of(&second), record("first"), Change::NetworkGone("first".parse().unwrap()), of(&first)]
+    };
+    store.commit(&both(0)).unwrap();
+    let rounds = |networks: &[StoredNetwork]| -> Vec<u64> {
+        networks.iter().filter_map(|network| network.previous.as_ref()).map(|(_, round)| round.0).collect()
+    };
+    thread::scope(|scope| {
+        let writers = [1, 2].map(|writer| {
+            let store = &store;
+            let both = &both;
+            scope.spawn(move || (0..60).for_each(|round| store.commit(&both(writer * 1000 + round)).unwrap()))
+        });
+        while !writers.iter().all(thread::ScopedJoinHandle::is_finished) {
+            let (stored, skipped) = store.load(name()).unwrap();
+            let seen = rounds(&stored.networks);
+            assert_eq!((skipped, seen.len(), seen.first()), (vec![], 2, seen.last()));
+        }
+    });
 }

@@ -11,8 +11,8 @@ use super::{Cause, carrier};
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
     /// The application here aborted its connection.
-    #[error("the local application aborted the connection")]
-    Local(#[source] io::Error),
+    #[error("the local application aborted the connection: {0}")]
+    Local(io::Error),
     /// The application there aborted its connection.
     #[error("the application at the peer aborted the connection")]
     Remote,

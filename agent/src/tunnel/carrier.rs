@@ -33,7 +33,7 @@ const STREAM_LEN: usize = 64 * 1024;
 static STREAM_BUFFERS: Pool = Pool::new(STREAM_LEN, 8);
 
 /// How long the last frame may take to leave before the carrier is dropped with it.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+pub const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// A carrier's two halves.
 pub struct Carrier {

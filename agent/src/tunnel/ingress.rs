@@ -142,6 +142,7 @@ impl Ingress {
         let entry = self.node.tunnels.enter(spec, Some(conn), Duration::from_secs(grace.into()));
         // The rule may have gone between admission and entry.
         if !self.node.routes.get().allows(spec.id, Some(conn)) {
+            log::debug!("proxy {}: the right of {} went as its stream opened", spec.id, self.peer);
             return None;
         }
         let local = match self.target(spec, &entry.counters).await {

@@ -212,6 +212,7 @@ async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Outer) {
     let entry = node.tunnels.enter(&spec, Some(connection.conn), Duration::from_secs(grace.into()));
     // The routes may have changed while the path was found, before there was an entry to strike out.
     if !node.routes.get().allows(spec.id, Some(connection.conn)) {
+        log::debug!("proxy {}: the right to {} went while its path was found", spec.id, remote.node);
         return abort(&local.socket);
     }
     let open = Open {

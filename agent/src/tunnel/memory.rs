@@ -19,7 +19,7 @@ const SMALL: usize = 16 * 1024;
 /// What every stream may keep, whatever the others do.
 pub const FLOOR: usize = 16 * 1024;
 /// The part of the board's memory that the budget is, and its bounds.
-const PART: usize = 16;
+const PART: u128 = 16;
 const LEAST: usize = 4 * 1024 * 1024;
 const MOST: usize = 256 * 1024 * 1024;
 
@@ -94,10 +94,13 @@ fn budget() -> usize {
     static BUDGET: OnceLock<usize> = OnceLock::new();
     *BUDGET.get_or_init(|| {
         let info = rustix::system::sysinfo();
-        let unit = usize::try_from(info.mem_unit).unwrap_or(1);
-        let total = usize::try_from(info.totalram).unwrap_or(usize::MAX).saturating_mul(unit);
-        (total / PART).clamp(LEAST, MOST)
+        budget_of(u128::from(info.totalram) * u128::from(info.mem_unit))
     })
+}
+
+/// The budget of a board with this much memory; on 32 bits that may be more than an address holds.
+fn budget_of(memory: u128) -> usize {
+    usize::try_from(memory / PART).unwrap_or(MOST).clamp(LEAST, MOST)
 }
 
 #[cfg(test)]
@@ -114,6 +117,9 @@ mod tests {
 
     #[test]
     fn the_budget_follows_the_board_within_bounds() {
+        const MIB: u128 = 1024 * 1024;
+        let boards = [32 * MIB, 64 * MIB, 128 * MIB, 1024 * MIB, 16 * 1024 * MIB, u128::MAX];
+        assert_eq!(boards.map(budget_of), [LEAST, LEAST, 2 * LEAST, 16 * LEAST, MOST, MOST]);
         assert!((LEAST..=MOST).contains(&budget()));
     }
 }

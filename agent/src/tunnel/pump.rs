@@ -29,7 +29,7 @@ use smol::future::{or, yield_now};
 use super::{
     Counters, Entry,
     broken::Broken,
-    carrier::{Carrier, Reader},
+    carrier::{Carrier, LAST_WORDS, Reader},
     memory::{self, Chunk},
     pair::{Cut, Outer},
 };
@@ -113,7 +113,17 @@ impl Session {
             self.cut.happened().await;
             Broken::Local(io::ErrorKind::ConnectionReset.into())
         };
-        or(ended, aborted).await
+        self.unless_over(or(ended, aborted)).await
+    }
+
+    /// A connection that both applications have ended has nothing left to cut: it gets time to come to its end by itself.
+    /// The peer may be through with it already, and a RESET would hit its next stream on the same carrier.
+    async fn unless_over(&self, cut: impl Future<Output = Broken>) -> Broken {
+        let broken = cut.await;
+        if self.is_over() {
+            Timer::after(LAST_WORDS).await;
+        }
+        broken
     }
 
     /// Closes the local side, where both directions have come to their ends.
@@ -126,11 +136,10 @@ impl Session {
     pub async fn fail(self, carrier: Carrier, broken: &Broken) {
         // Both applications may have everything, and only the proof of it be missing.
         if self.is_over() {
-            self.close();
-        } else {
-            super::abort(&self.local);
-            drop(self);
+            return self.close();
         }
+        super::abort(&self.local);
+        drop(self);
         if matches!(broken, Broken::Local(_) | Broken::Ended) {
             carrier.end_with(&Header { kind: Kind::Reset, len: 0 }.to_bytes()).await;
         }
@@ -273,4 +282,25 @@ fn write_some(mut local: &TcpStream, slices: &mut dyn Iterator<Item = &[u8]>, mu
         count += 1;
     }
     local.write_vectored(&gathered[..count])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use futures::FutureExt;
+
+    use super::{super::pair, *};
+
+    #[test]
+    fn what_both_applications_ended_is_not_cut() {
+        let (outer, _inner) = pair::pair().unwrap();
+        let session = Session::granting(outer, Arc::default(), 60);
+        let is_cut = || session.unless_over(ready(Broken::Ended)).now_or_never().is_some();
+        assert!(is_cut());
+        session.state().stream.outgoing.finish();
+        assert!(is_cut(), "the peer is not through with a stream whose own end it has not said");
+        session.state().stream.incoming.end(0).unwrap();
+        assert!(!is_cut());
+    }
 }

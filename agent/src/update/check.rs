@@ -2,15 +2,16 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Write},
+    os::unix::fs::FileExt,
 };
 
 use hive_protocol::{
-    build::{BINARY_MAX, Build, Machine},
+    build::{BINARY_MAX, Build, Machine, MarkFinder, NotABuild},
     message::{Failure, FailureCode, UpdateRequest},
 };
 
-use super::{Place, ReleaseKey, Updates};
+use super::{Lock, Place, ReleaseKey, Updates, signature::Signature};
 use crate::BUILD;
 
 /// What an update may give a new agent to prove itself, in seconds.
@@ -20,12 +21,12 @@ fn refused(what: impl Into<String>) -> Failure {
     Failure::new(FailureCode::Failed, what)
 }
 
-/// What can be said before a byte is sent. Also makes the folder for it.
-pub fn offer<'p>(updates: &'p Updates, wish: &UpdateRequest) -> Result<&'p Place, Failure> {
+/// What can be said before a byte is sent. Also makes the folder for it, and keeps agents out that share the executable,
+/// for as long as the lock is held.
+pub fn offer<'p>(updates: &'p Updates, wish: &UpdateRequest) -> Result<(&'p Place, Lock), Failure> {
     let place = updates.place.as_ref().ok_or_else(moved)?;
-    if place.on_trial() || Updates::taken(place) {
-        let failure = Failure::new(FailureCode::Busy, "another update is being tried");
-        return Err(failure.hint("try again in a few minutes"));
+    if place.on_trial() {
+        return Err(taken());
     }
     if wish.file.size > BINARY_MAX {
         return Err(refused(format!("the binary is larger than {} MiB", BINARY_MAX >> 20)));
@@ -38,12 +39,18 @@ pub fn offer<'p>(updates: &'p Updates, wish: &UpdateRequest) -> Result<&'p Place
     if updates.key.is_some() && wish.signature.is_none() {
         return Err(unsigned("the binary is not signed, and this node takes only signed ones"));
     }
-    place.prepare().map_err(|error| {
+    let lock = place.prepare().and_then(|()| place.lock()).map_err(|error| {
         let name = place.executable().display();
         refused(format!("{name} cannot be replaced: {error}"))
             .hint("the agent's user needs to write in that folder: install the agent where it may, or update it there by hand")
     })?;
-    Ok(place)
+    // Looked at with the lock, so that nobody begins an update in between.
+    let lock = lock.filter(|_| !Updates::taken(place)).ok_or_else(taken)?;
+    Ok((place, lock))
+}
+
+fn taken() -> Failure {
+    Failure::new(FailureCode::Busy, "another update is under way").hint("try again in a few minutes")
 }
 
 fn moved() -> Failure {
@@ -68,19 +75,54 @@ fn unsigned(what: &str) -> Failure {
         .hint("sign it with the release key that the node was started with (--update-key) and give --signature")
 }
 
-/// What a whole binary shows itself. Its hash was checked when it arrived.
-pub fn binary(key: Option<&ReleaseKey>, wish: &UpdateRequest, image: &[u8]) -> Result<(), Failure> {
+/// What a whole binary shows itself, in one pass over it: it may be larger than this board's memory.
+pub fn binary(key: Option<&ReleaseKey>, wish: &UpdateRequest, image: &File) -> Result<(), Failure> {
+    let unreadable = |e: io::Error| refused(format!("the binary cannot be read: {e}"));
     let own = own_machine().map_err(|e| refused(format!("the agent cannot read its own executable: {e}")))?;
-    own.check(image).map_err(|e| refused(format!("the binary is refused: {e}")))?;
-    let build = Build::find(image).map_err(|e| refused(format!("the binary is refused: {e}")))?;
-    if (build.version, build.target) != (&wish.version, &wish.target) {
-        return Err(refused(format!("the binary is {} for {}, not what was announced", build.version, build.target)));
+    let no_agent = |e: NotABuild| refused(format!("the binary is refused: {e}"));
+    let len = image.metadata().map_err(unreadable)?.len();
+    own.check(len, |at, bytes| image.read_exact_at(bytes, at)).map_err(no_agent)?;
+    let mut pass = Pass::new(key, wish);
+    io::copy(&mut &*image, &mut pass).map_err(unreadable)?;
+    let Pass { hash, mark, signature } = pass;
+    if hash.finalize() != wish.file.hash {
+        return Err(refused("the binary has changed since it arrived"));
     }
-    version(&build, wish.downgrade)?;
-    let Some(key) = key else { return Ok(()) };
-    match &wish.signature {
-        Some(signature) if key.verify(image, signature) => Ok(()),
-        _ => Err(unsigned("the signature is not one of this node's release key over this binary")),
+    let found = mark.finish().map_err(no_agent)?;
+    if (&found.version, &found.target) != (&wish.version, &wish.target) {
+        return Err(refused(format!("the binary is {} for {}, not what was announced", found.version, found.target)));
+    }
+    version(&found.build(), wish.downgrade)?;
+    let signed = key.is_none() || signature.is_some_and(Signature::verify);
+    if signed { Ok(()) } else { Err(unsigned("the signature is not one of this node's release key over this binary")) }
+}
+
+/// Everything that is asked of all bytes of a binary.
+struct Pass {
+    hash: blake3::Hasher,
+    mark: MarkFinder,
+    signature: Option<Signature>,
+}
+
+impl Pass {
+    fn new(key: Option<&ReleaseKey>, wish: &UpdateRequest) -> Self {
+        let signature = key.zip(wish.signature).and_then(|(key, signature)| key.begin(&signature));
+        Self { hash: blake3::Hasher::new(), mark: MarkFinder::default(), signature }
+    }
+}
+
+impl Write for Pass {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hash.update(bytes);
+        self.mark.write_all(bytes)?;
+        if let Some(signature) = &mut self.signature {
+            signature.update(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -9,8 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hive_core::update::{Record, Step};
-use rustix::fs::{Access, access};
+use hive_core::update::{Record, Step, Waiting};
+use rustix::{
+    fs::{Access, FlockOperation, OFlags, access, flock},
+    io::Errno,
+};
 
 use super::process;
 
@@ -42,6 +45,12 @@ pub enum PlaceError {
 fn at(path: &Path) -> impl FnOnce(io::Error) -> PlaceError + use<> {
     let path = path.to_owned();
     move |source| PlaceError::Io { path, source }
+}
+
+/// A lock on the folder of an executable, which ends with the process at the latest.
+#[derive(Debug)]
+pub struct Lock {
+    _folder: File,
 }
 
 /// An executable and the folder beside it.
@@ -81,6 +90,27 @@ impl Place {
     /// Where a new binary waits, under the executable's name: that is how the process will be called.
     pub fn staged(&self) -> PathBuf {
         self.folder.join(self.executable.file_name().unwrap_or_default())
+    }
+
+    /// Keeps other agents of this executable out of the folder for as long as it is held; none while one of them does.
+    pub fn lock(&self) -> Result<Option<Lock>, PlaceError> {
+        let flags = (OFlags::DIRECTORY | OFlags::NOFOLLOW).bits().cast_signed();
+        let folder = OpenOptions::new().read(true).custom_flags(flags).open(&self.folder).map_err(at(&self.folder))?;
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Lock { _folder: folder })),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(at(&self.folder)(e.into())),
+        }
+    }
+
+    /// What waits to take the executable's place, by its hash.
+    pub fn waiting(&self, record: Option<&Record>) -> Waiting {
+        let Ok(mut staged) = File::open(self.staged()) else { return Waiting::Nothing };
+        let mut hasher = blake3::Hasher::new();
+        let read = io::copy(&mut staged, &mut hasher).is_ok();
+        let recorded = record.and_then(|record| record.hash);
+        let same = read && recorded.is_some_and(|hash| hasher.finalize() == hash);
+        if same { Waiting::Recorded } else { Waiting::Other }
     }
 
     /// The record of the last update, if there is one that can be read.
@@ -220,5 +250,27 @@ mod tests {
             assert_eq!(fs::read_to_string(place.folder.join(OLD)).unwrap(), old);
             assert_eq!(fs::read_dir(&place.folder).unwrap().count(), 1);
         }
+    }
+
+    #[test]
+    fn what_waits_is_known_by_its_hash_and_the_folder_is_for_one_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::of(&folder.path().join("agent"));
+        fs::write(place.executable(), "one").unwrap();
+        place.prepare().unwrap();
+        assert_eq!(place.waiting(None), Waiting::Nothing);
+        fs::write(place.staged(), "two").unwrap();
+        let text = "number 1\nstage trial\nfrom 1\nto 2\nboot b\npid 1\nstarted 1\nrejoin true\npatience 5\n";
+        let mut record = Record::parse(text).unwrap();
+        assert_eq!(place.waiting(Some(&record)), Waiting::Other);
+        record.hash = Some(*blake3::hash(b"two").as_bytes());
+        assert_eq!(place.waiting(Some(&record)), Waiting::Recorded);
+        fs::write(place.staged(), "three").unwrap();
+        assert_eq!(place.waiting(Some(&record)), Waiting::Other);
+
+        let held = place.lock().unwrap();
+        assert!(held.is_some() && place.lock().unwrap().is_none());
+        drop(held);
+        assert!(place.lock().unwrap().is_some());
     }
 }

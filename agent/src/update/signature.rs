@@ -5,14 +5,14 @@
 use std::{fmt, fs, str::FromStr};
 
 use data_encoding::BASE64;
-use libp2p::identity::ed25519::PublicKey;
+use ed25519_dalek::{StreamVerifier, VerifyingKey};
 
 /// What stands before the 32 bytes of an Ed25519 key in DER (RFC 8410, section 4).
 const DER_HEAD: &[u8] = &[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// An Ed25519 public key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReleaseKey(PublicKey);
+pub struct ReleaseKey(VerifyingKey);
 
 /// Not a public key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +28,7 @@ impl FromStr for ReleaseKey {
         let body: String = read.lines().filter(|line| !line.starts_with("-----")).map(str::trim).collect();
         let bytes = BASE64.decode(body.as_bytes()).map_err(|_| KeyError)?;
         let bare = bytes.strip_prefix(DER_HEAD).unwrap_or(&bytes);
-        PublicKey::try_from_bytes(bare).map(Self).map_err(|_| KeyError)
+        VerifyingKey::try_from(bare).map(Self).map_err(|_| KeyError)
     }
 }
 
@@ -40,9 +40,24 @@ impl fmt::Display for ReleaseKey {
 }
 
 impl ReleaseKey {
-    /// Whether the owner of the key has signed these bytes.
-    pub fn verify(&self, bytes: &[u8], signature: &[u8; 64]) -> bool {
-        self.0.verify(bytes, signature)
+    /// Begins to look whether the owner of the key has made this signature; none where it cannot be one.
+    pub fn begin(&self, signature: &[u8; 64]) -> Option<Signature> {
+        self.0.verify_stream(&signature.into()).ok().map(Signature)
+    }
+}
+
+/// A signature, and what has come so far of the bytes that it is said to be for.
+pub struct Signature(StreamVerifier);
+
+impl Signature {
+    /// The next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Whether the owner of the key has signed all of them.
+    pub fn verify(self) -> bool {
+        self.0.finalize_and_verify().is_ok()
     }
 }
 
@@ -63,6 +78,12 @@ mod tests {
         assert_eq!(pem.parse(), Ok(key.clone()));
         assert_eq!("nonsense".parse::<ReleaseKey>(), Err(KeyError));
         let signature = pair.sign(b"binary").try_into().unwrap();
-        assert!(key.verify(b"binary", &signature) && !key.verify(b"binarY", &signature));
+        let holds = |pieces: [&[u8]; 2]| {
+            let mut signature = key.begin(&signature).unwrap();
+            pieces.iter().for_each(|piece| signature.update(piece));
+            signature.verify()
+        };
+        assert!(holds([b"bin", b"ary"]) && !holds([b"bin", b"arY"]));
+        assert!(key.begin(&[0xff; 64]).is_none());
     }
 }

@@ -172,7 +172,8 @@ fn within(count: usize, limit: usize, exceeded: Exceeded) -> Result<(), Exceeded
 
 /// Where connections come from, as coarse as one customer's addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Prefix {
+pub enum Prefix {
+    /// All of it.
     V4(Ipv4Addr),
     /// The first 56 bits.
     V6([u8; 7]),

@@ -82,6 +82,8 @@ impl Error {
 #[derive(Clone)]
 pub struct Config {
     purpose: Purpose,
+    /// Whether the CPU is one with AES, which decides on the cipher.
+    aes: bool,
     certificate: Arc<SingleCertAndKey>,
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
@@ -104,7 +106,11 @@ impl Config {
     /// # Errors
     /// If the system gives no randomness.
     pub fn new(identity: &Keypair) -> Result<Self, Error> {
-        Self::with_certificate(Arc::new(certificate::generate(identity)?.into()), None, LIBP2P)
+        Self::on_cpu(identity, cpu_has_aes())
+    }
+
+    fn on_cpu(identity: &Keypair, aes: bool) -> Result<Self, Error> {
+        Self::with_certificate(Arc::new(certificate::generate(identity)?.into()), None, LIBP2P, aes)
     }
 
     /// The same identity, refusing every peer but `peer` in both roles.
@@ -112,7 +118,7 @@ impl Config {
     /// # Errors
     /// If rustls refuses the configuration.
     pub fn expecting(&self, peer: PeerId) -> Result<Self, Error> {
-        Self::with_certificate(self.certificate.clone(), Some(peer), self.purpose)
+        Self::with_certificate(self.certificate.clone(), Some(peer), self.purpose, self.aes)
     }
 
     /// The same identity for the [bulk plane](crate::bulk), accepting any peer.
@@ -120,21 +126,23 @@ impl Config {
     /// # Errors
     /// If rustls refuses the configuration.
     pub fn for_bulk(&self) -> Result<Self, Error> {
-        Self::with_certificate(self.certificate.clone(), None, BULK)
+        Self::with_certificate(self.certificate.clone(), None, BULK, self.aes)
     }
 
     fn with_certificate(
         certificate: Arc<SingleCertAndKey>,
         expected: Option<PeerId>,
         purpose: Purpose,
+        aes: bool,
     ) -> Result<Self, Error> {
-        let provider = Arc::new(provider());
+        let provider = Arc::new(provider(aes));
         let verifier = Arc::new(Verifier::new(expected, provider.signature_verification_algorithms));
         Ok(Self {
             client: Arc::new(client(provider.clone(), verifier.clone(), certificate.clone(), purpose)?),
-            server: Arc::new(server(provider, verifier, certificate.clone(), purpose)?),
+            server: Arc::new(server(provider, verifier, certificate.clone(), purpose, aes)?),
             certificate,
             purpose,
+            aes,
         })
     }
 
@@ -210,6 +218,7 @@ fn server(
     verifier: Arc<Verifier>,
     certificate: Arc<SingleCertAndKey>,
     purpose: Purpose,
+    aes: bool,
 ) -> Result<ServerConfig, Error> {
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
@@ -221,13 +230,13 @@ fn server(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     // With AES at both ends the client's order already says AES; if either end lacks it, ChaCha20 wins.
-    config.ignore_client_order = !cpu_has_aes();
+    config.ignore_client_order = !aes;
     Ok(config)
 }
 
-fn provider() -> CryptoProvider {
+fn provider(aes: bool) -> CryptoProvider {
     let mut provider = rustls::crypto::ring::default_provider();
-    provider.cipher_suites = cipher_suites(cpu_has_aes());
+    provider.cipher_suites = cipher_suites(aes);
     provider
 }
 

@@ -59,8 +59,8 @@ pub fn start() -> io::Result<()> {
     static STARTED: Once = Once::new();
     let pool = Pool::get()?;
     STARTED.call_once(|| {
-        let count = thread::available_parallelism().map_or(1, usize::from).clamp(1, MOST_WORKERS);
-        for number in 1..=count {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        for number in 1..=workers(cores) {
             let named = thread::Builder::new().name(format!("hive-{number}")).stack_size(STACK);
             // One thread less is slower, not wrong: a board out of threads still runs.
             if let Err(e) = named.spawn(|| pool.work()) {
@@ -69,6 +69,11 @@ pub fn start() -> io::Result<()> {
         }
     });
     Ok(())
+}
+
+/// Workers on a board with this many cores.
+fn workers(cores: usize) -> usize {
+    cores.clamp(1, MOST_WORKERS)
 }
 
 /// Runs a future on the workers; dropping the task cancels it.
@@ -237,4 +242,14 @@ impl Pool {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_follow_the_board() {
+        assert_eq!([0, 1, 2, 4, 64].map(workers), [1, 1, 2, 4, 4]);
+    }
 }

@@ -1,22 +1,25 @@
 //! One value of every variant, with every field filled and no two fields alike where they could be mixed up.
 
+mod peers;
+mod proxies;
+
 use hive_protocol::{
-    AgentMetrics, Carrier, ConnectionCounts, CpuMetrics, Direction, DiskMetrics, GpuMetrics, Identity,
-    InterfaceMetrics, KeyEntry, KeyInfo, KeyType, LogLevel, LogLine, MemoryMetrics, Metrics, NetworkInfo, NetworkName,
-    NodeId, NodeInfo, NodeName, PathKind, PeerRecord, Problem, ProxyInfo, ProxyKind, ProxyState, Reachability,
-    SessionInfo, SignedRecord, SshHost, SshLogin, StatusInfo, TemperatureMetrics, Timestamp, TunnelCounts,
+    AgentMetrics, Carrier, ConnectionCounts, CpuMetrics, DiskMetrics, GpuMetrics, Identity, InterfaceMetrics, KeyEntry,
+    KeyInfo, KeyType, LogLevel, LogLine, MemoryMetrics, Metrics, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName,
+    PathKind, PeerRecord, Problem, Reachability, SessionInfo, StatusInfo, TemperatureMetrics, Timestamp, TunnelCounts,
     keys::{Challenge, ExternalAccount, TlsRequest},
     message::{
-        BindAddr, ClientMessage, Failure, FailureCode, FileInfo, ProxyRequest, Request, Response, RunRequest,
-        ServerMessage, TerminalInfo, UpdateRecord, UpdateRequest, UpdateStage, UpdateStatus,
+        ClientMessage, Failure, FailureCode, FileInfo, Request, Response, RunRequest, ServerMessage, TerminalInfo,
+        UpdateRecord, UpdateRequest, UpdateStage, UpdateStatus,
     },
     password::Cost,
-    peer::{Entry, JoinMessage, JoinRefusal, PunchMessage, Range, RangeContent, SyncMessage},
     process::{Exit, Frame, Stream},
-    tunnel::{Open, Refusal, RefuseReason, Resume},
 };
 use libp2p_identity::ed25519;
 use multiaddr::Multiaddr;
+
+pub use peers::*;
+pub use proxies::*;
 
 /// Golden files that stand for something else than a variant.
 pub const OTHER_FILES: &[&str] = &[
@@ -98,22 +101,6 @@ pub fn record() -> PeerRecord {
         relay: true,
         left: false,
     }
-}
-
-pub fn open() -> Open {
-    Open { stream: [0xa5; 16], network: network(), origin_port: 18_080, target_port: 8080, grace: None }
-}
-
-pub fn lasting_open() -> Open {
-    Open { grace: Some(60), ..open() }
-}
-
-pub fn resume() -> Resume {
-    Resume { stream: [0xa5; 16], delivered: 70_000 }
-}
-
-pub fn refusal() -> Refusal {
-    Refusal { reason: RefuseReason::Target, text: "connection refused".into() }
 }
 
 fn failure() -> Failure {
@@ -221,74 +208,6 @@ pub fn least_update_status() -> Response {
     Response::UpdateStatus(UpdateStatus { hash: None, last: None, ..update_status() })
 }
 
-fn proxy_request() -> ProxyRequest {
-    ProxyRequest {
-        direction: Direction::Ingress,
-        kind: ProxyKind::Tcp,
-        port: 8080,
-        peer: "shed".into(),
-        peer_port: 18_080,
-        network: Some(network()),
-        bind: Some(BindAddr("192.0.2.1".parse().unwrap())),
-        host: Some("localhost".into()),
-        temporary: true,
-        resume: None,
-        key_prefix: None,
-        sni: None,
-        ssh: None,
-    }
-}
-
-/// With the fields that came after version 0.1.
-pub fn ssh_proxy() -> Request {
-    let login = SshLogin {
-        user: "operator".into(),
-        password: Some("$argon2id$v=19$m=19456,t=2,p=1$CQkJ$AAAA".into()),
-        keys: vec!["ssh-ed25519 AAAA".into()],
-    };
-    let none = ProxyRequest { network: None, bind: None, host: None, temporary: false, ..proxy_request() };
-    Request::ProxyAdd(ProxyRequest {
-        direction: Direction::Egress,
-        kind: ProxyKind::Ssh,
-        peer: String::new(),
-        peer_port: 0,
-        ssh: Some(login),
-        ..none
-    })
-}
-
-/// With the fields that came after version 0.1, and without those that only a tunnel has.
-pub fn ssh_proxies() -> Response {
-    let host = SshHost { key: "ssh-ed25519 AAAA".into(), fingerprint: "SHA256:abc".into() };
-    let ssh = ProxyInfo {
-        kind: ProxyKind::Ssh,
-        peer_id: None,
-        peer_name: None,
-        peer_port: None,
-        network: None,
-        ssh: Some(host),
-        ..proxy_info()
-    };
-    Response::Proxies { rows: vec![ssh], more: false }
-}
-
-/// With the fields that came after version 0.1.
-pub fn tls_proxy() -> Request {
-    let (key_prefix, sni) = (Some("web".parse().unwrap()), Some("*.shed.example".parse().unwrap()));
-    Request::ProxyAdd(ProxyRequest { direction: Direction::Egress, key_prefix, sni, ..proxy_request() })
-}
-
-/// With the field that came after version 0.1.
-pub fn named_proxies() -> Response {
-    let named = ProxyInfo { sni: Some("shed.example".parse().unwrap()), ..proxy_info() };
-    Response::Proxies { rows: vec![named], more: false }
-}
-
-pub fn least_proxy() -> Request {
-    let least = ProxyRequest { network: None, bind: None, host: None, temporary: false, ..proxy_request() };
-    Request::ProxyAdd(ProxyRequest { direction: Direction::Egress, ..least })
-}
-
 pub fn responses() -> Vec<Response> {
     vec![
         Response::Done,
@@ -363,34 +282,6 @@ fn status() -> StatusInfo {
     }
 }
 
-fn proxy_info() -> ProxyInfo {
-    ProxyInfo {
-        id: 7,
-        direction: Direction::Egress,
-        kind: ProxyKind::Tcp,
-        port: 18_080,
-        bind: "::1".parse().unwrap(),
-        host: "127.0.0.1".into(),
-        peer_id: Some(node()),
-        peer_name: Some(name()),
-        peer_port: Some(8080),
-        network: Some(network()),
-        tls: false,
-        key_prefix: Some("web".into()),
-        enabled: true,
-        temporary: false,
-        state: ProxyState::Connected,
-        path: PathKind::Relayed,
-        streams: 3,
-        streams_total: 400,
-        bytes_in: 50_000,
-        bytes_out: 6_000_000,
-        last_error: Some("target refused".into()),
-        sni: None,
-        ssh: None,
-    }
-}
-
 fn session() -> SessionInfo {
     SessionInfo {
         id: "d75a9801".into(),
@@ -457,38 +348,6 @@ fn metrics() -> Metrics {
 pub fn relayed_nodes() -> Response {
     let why = Some("2 hole punches did not come through".to_owned());
     Response::Nodes { rows: vec![NodeInfo { relay: Some(node()), why_relayed: why, ..node_info() }], more: false }
-}
-
-pub fn punch_messages() -> Vec<PunchMessage> {
-    vec![PunchMessage::Connect { addresses: addresses() }, PunchMessage::Sync { listen: true }]
-}
-
-pub fn join_messages() -> Vec<JoinMessage> {
-    vec![
-        JoinMessage::Open { network: network(), slot: 1, opening: [0x41; 33] },
-        JoinMessage::Answer { answer: [0x42; 33] },
-        JoinMessage::Confirm { code: [0x43; 32] },
-        JoinMessage::Refused { reason: JoinRefusal::TryLater },
-        JoinMessage::Done,
-    ]
-}
-
-pub fn sync_messages() -> Vec<SyncMessage> {
-    let [digest, list] = range_contents().try_into().unwrap();
-    let digest = Range { prefix: 0xd700_0000_0000_0000, depth: 2, content: digest };
-    let list = Range { prefix: 0, depth: 0, content: list };
-    vec![
-        SyncMessage::Compare { ranges: vec![digest, list] },
-        SyncMessage::Want { nodes: vec![node().short(), 1] },
-        SyncMessage::Records { records: vec![SignedRecord::sign(&record(), &key())] },
-    ]
-}
-
-pub fn range_contents() -> Vec<RangeContent> {
-    vec![
-        RangeContent::Digest { fingerprint: [0xf1; 16], count: 33 },
-        RangeContent::List { entries: vec![Entry { node: node().short(), seq: 1_760_000_000_001 }] },
-    ]
 }
 
 fn key_entry() -> KeyEntry {

@@ -37,7 +37,7 @@ fn process(pid: u32) -> Process {
 
 fn record(pid: u32, stage: UpdateStage) -> Record {
     let told = UpdateRecord { number: 1, stage, from: "0.1.0".into(), to: "0.2.0".into(), why: None };
-    Record { told, by: process(pid), rejoin: true, patience_s: 120 }
+    Record { told, by: process(pid), rejoin: true, patience_s: 120, hash: Some([0xa5; 32]) }
 }
 
 impl World {
@@ -92,7 +92,8 @@ impl World {
         let mut image = self.executable;
         loop {
             let own = self.record.as_ref().is_some_and(|record| record.by == process(self.pid));
-            let found = Found { record: self.record.clone(), waiting: self.waiting.is_some(), own, others: false };
+            let waiting = self.waiting.map_or(Waiting::Nothing, |_| Waiting::Recorded);
+            let found = Found { record: self.record.clone(), waiting, own, others: false };
             let (steps, next) = start(found);
             self.steps(&steps)?;
             match next {
@@ -188,8 +189,22 @@ fn a_kill_at_every_step_and_at_every_step_after_it_ends_well() {
 #[test]
 fn an_agent_that_shares_the_executable_keeps_out_of_it() {
     for stage in [UpdateStage::Trial, UpdateStage::Confirmed] {
-        let found = Found { record: Some(record(1, stage)), waiting: true, own: false, others: true };
+        let found = Found { record: Some(record(1, stage)), waiting: Waiting::Recorded, own: false, others: true };
         assert_eq!(start(found), (Vec::new(), Next::Run));
+    }
+}
+
+#[test]
+fn a_binary_that_the_record_is_not_about_is_never_run() {
+    for stage in [UpdateStage::Trial, UpdateStage::Confirmed] {
+        for own in [true, false] {
+            let found = Found { record: Some(record(1, stage)), waiting: Waiting::Other, own, others: false };
+            let (steps, next) = start(found);
+            assert_eq!(next, Next::Run);
+            let [Step::EndTrial, Step::Write(written), Step::Discard] = &steps[..] else { panic!("{steps:?}") };
+            assert_eq!(written.told.stage, UpdateStage::RolledBack);
+            assert!(written.told.why.as_ref().is_some_and(|why| why.contains("another binary")));
+        }
     }
 }
 
@@ -203,8 +218,11 @@ fn a_record_survives_its_file() {
         let written = record(42, stage);
         assert_eq!(Record::parse(&written.to_string()), Some(written));
     }
-    for cut in 1..record(42, UpdateStage::Trial).to_string().lines().count() {
-        let text = record(42, UpdateStage::Trial).to_string();
+    let text = record(42, UpdateStage::Trial).to_string();
+    let (before, _) = text.split_once("hash ").unwrap();
+    assert_eq!(Record::parse(before).unwrap().hash, None, "as agents before 0.2 write it");
+    assert_eq!(Record::parse(&text[..text.len() - 2]), None, "half a hash");
+    for cut in 1..before.lines().count() {
         assert_eq!(Record::parse(&text.lines().take(cut).collect::<Vec<_>>().join("\n")), None);
     }
 }

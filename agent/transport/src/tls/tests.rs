@@ -144,6 +144,20 @@ fn the_cipher_suits_the_cpu() {
     assert_eq!(cipher_suites(false).len(), cipher_suites(true).len());
 }
 
+/// Boards without AES, as most of ARM, are spared it by either role.
+#[test]
+fn aes_is_agreed_on_where_both_cpus_have_it() {
+    let end = |aes| Config::on_cpu(&Keypair::generate_ed25519(), aes).unwrap();
+    let agreed = |dialer, listener| {
+        let (dialled, _) = smol::block_on(handshake(&end(dialer), &end(listener)));
+        dialled.unwrap().1.get_ref().1.negotiated_cipher_suite().unwrap().suite()
+    };
+    assert_eq!(agreed(true, true), CipherSuite::TLS13_AES_128_GCM_SHA256);
+    for (dialer, listener) in [(true, false), (false, true), (false, false)] {
+        assert_eq!(agreed(dialer, listener), CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
+    }
+}
+
 /// As when the SYNs of two dials from listening ports cross: one connection, and nobody listens.
 #[test]
 fn two_dialers_on_one_connection_fail_instead_of_waiting() {

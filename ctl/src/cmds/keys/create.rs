@@ -47,6 +47,9 @@ pub struct CreateKey {
     /// user to log in as (environment: HIVE_USER; default: admin)
     #[argh(option, arg_name = "name")]
     pub user: Option<String>,
+    /// read the password from standard input (environment: HIVE_PASSWORD)
+    #[argh(switch)]
+    pub password_stdin: bool,
 }
 
 /// Stores the entries in one step.
@@ -56,7 +59,7 @@ pub async fn create(app: &App, args: &CreateKey) -> Result<()> {
         node: args.node.clone(),
         network: args.network.clone(),
         user: args.user.clone(),
-        password_stdin: false,
+        password_stdin: args.password_stdin,
     };
     let mut client = app.connect(&target).await?;
     let stored = client.put_keys(entries).await?;
@@ -77,7 +80,8 @@ fn entries(args: &CreateKey) -> Result<Vec<KeyEntry>> {
     if counts[0] == 0 || counts.iter().any(|count| *count != counts[0]) {
         return Err(Error::usage("--key-name, --key-type and --key-content are needed, all equally often"));
     }
-    if args.key_content.iter().filter(|content| *content == "-").count() > 1 {
+    let from_stdin = args.key_content.iter().filter(|content| *content == "-").count();
+    if from_stdin + usize::from(args.password_stdin) > 1 {
         return Err(Error::usage("standard input can be read once only").hint("give files with @FILE"));
     }
     let all = args.key_name.iter().zip(&args.key_type).zip(&args.key_content);
@@ -148,6 +152,7 @@ mod tests {
             &["--key-name", "a", "--key-type", "cert"],
             &["--key-name", "a/b", "--key-type", "cert", "--key-content", "x"],
             &["--key-name", "a", "--key-type", "csr", "--key-content", "x"],
+            &["--key-name", "a", "--key-type", "cert", "--key-content", "-", "--password-stdin"],
         ] {
             assert_eq!(flags(line).unwrap_err().status, Status::Usage, "{line:?}");
         }

@@ -1,14 +1,15 @@
 //! Where a new agent comes from: a file here, or the executable of the local agent.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     pin::Pin,
 };
 
 use futures::{AsyncRead, AsyncReadExt, TryStreamExt, io::BufReader, stream};
 use hive_protocol::{
-    build::{BINARY_MAX, Build},
+    build::{BINARY_MAX, FoundBuild, MarkFinder},
     message::{FileInfo, Request, Response},
     tunnel::{DATA_MAX, Kind},
 };
@@ -55,9 +56,10 @@ impl Source {
         if file.size > BINARY_MAX {
             return Err(named(&format_args!("no agent is larger than {} MiB", BINARY_MAX >> 20)));
         }
-        let image = fs::read(&path).map_err(|e| named(&e))?;
-        let build = Build::find(&image).map_err(|e| named(&e).hint("give the hive-agent of a release"))?;
-        let (version, target) = (build.version.to_owned(), build.target.to_owned());
+        let mut finder = MarkFinder::default();
+        File::open(&path).and_then(|mut image| io::copy(&mut image, &mut finder)).map_err(|e| named(&e))?;
+        let build = finder.finish().map_err(|e| named(&e).hint("give the hive-agent of a release"))?;
+        let FoundBuild { version, target, .. } = build;
         let mut beside = path.clone().into_os_string();
         beside.push(".sig");
         let signature = signature.or_else(|| Some(PathBuf::from(beside)).filter(|path| path.exists()));
