@@ -12,6 +12,8 @@ mod order;
 mod problems;
 mod record;
 mod renewal;
+#[cfg(test)]
+mod tests;
 mod words;
 
 pub use problems::problems;
@@ -93,7 +95,7 @@ impl Inner {
     /// Stops answering http-01 where no certificate needs it; not while orders run, whose ports are not known here.
     fn close_ports(&mut self) {
         if self.running.is_empty() {
-            let needed: BTreeSet<u16> = self.http_ports();
+            let needed = self.http_ports();
             self.ports.retain(|port, _| needed.contains(port));
         }
     }
@@ -176,12 +178,16 @@ impl Acme {
         self.remember(keys, certificate);
     }
 
-    /// Takes up what was stored, unless it was changed by hand since: whoever does that has it forgotten afterwards.
+    /// Takes up what was stored, unless it was changed by hand since: then it is forgotten, if whoever did that has not come
+    /// to it.
     fn remember(&self, keys: &Keys, certificate: Certificate) {
         let mut inner = self.lock();
         let prefix = certificate.record.wish.key_prefix.clone();
-        if keys.seen(&prefix) == certificate.seen {
+        let present = keys.seen(&prefix);
+        if present == certificate.seen {
             inner.certificates.insert(prefix, certificate);
+        } else {
+            inner.certificates.retain(|known, certificate| *known != prefix || certificate.seen == present);
         }
     }
 

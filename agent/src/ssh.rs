@@ -107,11 +107,7 @@ impl Server {
     /// Serves one connection to its end.
     pub async fn serve(&self, node: &Handle, spec: &ProxySpec, socket: Source<TcpStream>) {
         let counters = node.tunnels.counters(spec.id);
-        let entry = node.tunnels.enter(spec, None, Duration::ZERO);
-        // The proxy may have gone before there was an entry to strike out.
-        if !node.routes.get().allows(spec.id, None) {
-            return;
-        }
+        let Some(entry) = node.tunnels.enter(spec, None, Duration::ZERO, &node.routes) else { return };
         let (Some(login), Some(key)) = (spec.ssh.as_ref(), self.0.key.get()) else { return };
         let Ok(login) = Login::of(login) else { return };
         let Ok(from) = socket.get_ref().peer_addr() else { return };

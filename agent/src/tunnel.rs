@@ -2,18 +2,21 @@
 //!
 //! [`listen`] and [`accept`] take connections at an egress, [`ingress`] those that peers open; [`tls`] ends TLS at either
 //! side, [`sni`] tells proxies on one port apart. [`pump`] moves bytes between a local socket and a [`carrier`], [`pool`]
-//! keeps carriers of the bulk plane ready, [`waiting`] finds the streams that come back on another. This module keeps
-//! count of what is live, so that a right that is taken away ends the streams that used it, at once.
+//! keeps carriers of the bulk plane ready, [`waiting`] finds the streams that come back on another, [`past`] remembers
+//! those that were. This module keeps count of what is live, so that a right that is taken away ends the streams that
+//! used it, at once.
 
 pub mod accept;
 mod alert;
 pub mod broken;
 pub mod carrier;
 pub mod copy;
+mod counters;
 pub mod ingress;
 pub mod listen;
 pub mod memory;
 mod pair;
+mod past;
 pub mod pool;
 pub mod pump;
 mod sni;
@@ -23,20 +26,19 @@ pub mod waiting;
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::AsFd,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use async_io::Timer;
 use event_listener::Event;
-use hive_core::{ConnId, Routes, Standing};
-use hive_protocol::{NetworkName, NodeId, ProxyId, ProxySpec, TunnelCounts};
+use hive_core::{ConnId, Epoch, Routes, Standing};
+use hive_protocol::{Direction, NetworkName, NodeId, ProxyId, ProxySpec, TunnelCounts};
 use smol::channel::{self, Receiver, Sender};
 
-use crate::exec;
+pub use counters::{Cause, Counted, Counters, Failed};
+
+use crate::{exec, watched::Watched};
 
 /// Live streams and the counters of every proxy since the agent started.
 #[derive(Default)]
@@ -52,6 +54,8 @@ struct Inner {
     live: BTreeMap<u64, Live>,
     /// Struck out, and not yet gone: the other end is being told. By the connection that gave them their right.
     ending: BTreeMap<u64, Option<ConnId>>,
+    /// Streams that each member has opened here and that have not left.
+    opened: BTreeMap<NodeId, usize>,
     counters: BTreeMap<ProxyId, Arc<Counters>>,
     /// Bytes in and out of proxies that are no more.
     gone: (u64, u64),
@@ -59,9 +63,10 @@ struct Inner {
 
 struct Live {
     proxy: ProxyId,
-    /// Whose membership gives the right, and by which connection.
+    /// Whose membership gives the right, by which connection, and by which of the network's passwords.
     member: Option<(NetworkName, NodeId)>,
     conn: Option<ConnId>,
+    epoch: Epoch,
     /// For how long the right outlives that connection, and since when it does.
     grace: Duration,
     absent: Option<Instant>,
@@ -69,96 +74,6 @@ struct Live {
     doubt: Sender<()>,
     /// Dropped to end the stream.
     _end: Sender<()>,
-}
-
-/// What a proxy has carried.
-#[derive(Default)]
-pub struct Counters {
-    open: AtomicU32,
-    total: AtomicU64,
-    bytes_in: AtomicU64,
-    bytes_out: AtomicU64,
-    last_error: Mutex<Option<Failed>>,
-    listener_error: Mutex<Option<String>>,
-}
-
-/// Why a connection failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failed {
-    /// What to do about it.
-    pub cause: Cause,
-    /// In words.
-    pub text: String,
-}
-
-/// Kinds of failure, each with another remedy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// There is no path to the peer, or it broke.
-    Path,
-    /// The peer has no ingress for this.
-    NoRule,
-    /// The target of the ingress does not accept connections.
-    Target,
-    /// The peer carries as much as it can.
-    Busy,
-    /// There is no certificate to end TLS with.
-    Certificate,
-}
-
-/// A proxy's counters at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counted {
-    /// Connections open.
-    pub open: u32,
-    /// Connections since the agent started.
-    pub total: u64,
-    /// Bytes from the peer.
-    pub bytes_in: u64,
-    /// Bytes to the peer.
-    pub bytes_out: u64,
-    /// Last failure of a connection, cleared by a success.
-    pub last_error: Option<Failed>,
-    /// Why the egress cannot listen.
-    pub listener_error: Option<String>,
-}
-
-impl Counters {
-    /// Bytes came from the peer.
-    pub fn received(&self, bytes: usize) {
-        self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// Bytes went to the peer.
-    pub fn sent(&self, bytes: usize) {
-        self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// A connection failed.
-    pub fn failed(&self, cause: Cause, why: impl Into<String>) {
-        *lock(&self.last_error) = Some(Failed { cause, text: why.into() });
-    }
-
-    /// A connection was made.
-    pub fn succeeded(&self) {
-        *lock(&self.last_error) = None;
-    }
-
-    /// Whether the egress listens, or why not.
-    pub fn listening(&self, problem: Option<String>) {
-        *lock(&self.listener_error) = problem;
-    }
-
-    fn counted(&self) -> Counted {
-        Counted {
-            open: self.open.load(Ordering::Relaxed),
-            total: self.total.load(Ordering::Relaxed),
-            bytes_in: self.bytes_in.load(Ordering::Relaxed),
-            bytes_out: self.bytes_out.load(Ordering::Relaxed),
-            last_error: lock(&self.last_error).clone(),
-            listener_error: lock(&self.listener_error).clone(),
-        }
-    }
 }
 
 impl Tunnels {
@@ -185,8 +100,15 @@ impl Tunnels {
         totals
     }
 
-    /// Enters a stream. Whoever holds the entry must stop when [`Entry::ended`] says so.
-    pub fn enter(self: &Arc<Self>, spec: &ProxySpec, conn: Option<ConnId>, grace: Duration) -> Entry {
+    /// Enters a stream whose right `conn` gives; none if the right was taken away meanwhile. Whoever holds the entry must
+    /// stop when [`Entry::ended`] says so.
+    pub fn enter(
+        self: &Arc<Self>,
+        spec: &ProxySpec,
+        conn: Option<ConnId>,
+        grace: Duration,
+        routes: &Watched<Routes>,
+    ) -> Option<Entry> {
         let (end, ended) = channel::bounded(1);
         let (doubt, doubted) = channel::bounded(1);
         let counters = self.counters(spec.id);
@@ -196,35 +118,62 @@ impl Tunnels {
         let key = inner.next;
         inner.next += 1;
         let member = spec.remote.as_ref().map(|remote| (remote.network.clone(), remote.node));
-        inner.live.insert(key, Live { proxy: spec.id, member, conn, grace, absent: None, doubt, _end: end });
-        Entry { key, counters, ended, doubted, tunnels: self.clone() }
+        let mut live = Live { proxy: spec.id, member, conn, epoch: 0, grace, absent: None, doubt, _end: end };
+        live.note_epoch(&routes.get());
+        inner.live.insert(key, live);
+        let opener = spec.remote.as_ref().filter(|_| spec.direction == Direction::Ingress).map(|remote| remote.node);
+        if let Some(opener) = opener {
+            *inner.opened.entry(opener).or_default() += 1;
+        }
+        drop(inner);
+        let entry = Entry { key, opener, counters, ended, doubted, tunnels: self.clone() };
+        // Routes that change from now on find the entry; they may have changed before there was one.
+        self.stays(key, &routes.get()).then_some(entry)
+    }
+
+    /// Whether the routes allow one stream; else it is struck out.
+    fn stays(self: &Arc<Self>, key: u64, routes: &Routes) -> bool {
+        let now = Instant::now();
+        let mut inner = lock(&self.inner);
+        let Some(live) = inner.live.get_mut(&key) else { return false };
+        let (stays, began) = (live.follow(routes, now), live.began_absence(now));
+        if !stays {
+            inner.live.remove(&key);
+        }
+        drop(inner);
+        began.into_iter().for_each(|grace| self.end_absent_after(grace));
+        stays
     }
 
     /// Ends every stream that the routes no longer allow. One whose connection is gone takes its right from another
     /// connection of the same member, now or within its grace.
     pub fn enforce(self: &Arc<Self>, routes: &Routes) {
         let now = Instant::now();
-        let mut absent = None;
+        let mut graces = BTreeSet::new();
         let mut inner = lock(&self.inner);
         let Inner { live, ending, .. } = &mut *inner;
         live.retain(|key, live| {
             let conn = live.conn;
             let keep = live.follow(routes, now);
-            if !keep {
+            if keep {
+                graces.extend(live.began_absence(now));
+            } else {
                 ending.insert(*key, conn);
             }
-            absent = absent.max(live.absent.filter(|since| *since == now).map(|_| live.grace));
             keep
         });
         drop(inner);
-        if let Some(grace) = absent {
-            let tunnels = self.clone();
-            exec::spawn(async move {
-                Timer::after(grace).await;
-                tunnels.end_absent();
-            })
-            .detach();
-        }
+        graces.into_iter().for_each(|grace| self.end_absent_after(grace));
+    }
+
+    /// Looks once more after this grace, of which proxies have few different ones.
+    fn end_absent_after(self: &Arc<Self>, grace: Duration) {
+        let tunnels = self.clone();
+        exec::spawn(async move {
+            Timer::after(grace).await;
+            tunnels.end_absent();
+        })
+        .detach();
     }
 
     /// Ends the streams whose right has been absent for their grace.
@@ -277,9 +226,24 @@ impl Tunnels {
     pub fn streams(&self) -> usize {
         lock(&self.inner).live.len()
     }
+
+    /// How many of them a member has opened.
+    pub fn opened_by(&self, member: &NodeId) -> usize {
+        lock(&self.inner).opened.get(member).copied().unwrap_or_default()
+    }
 }
 
 impl Inner {
+    /// A stream that this member opened has left.
+    fn closed(&mut self, member: &NodeId) {
+        if let Some(open) = self.opened.get_mut(member) {
+            *open -= 1;
+            if *open == 0 {
+                self.opened.remove(member);
+            }
+        }
+    }
+
     fn is_ending_on(&self, conn: ConnId) -> bool {
         self.ending.values().any(|on| *on == Some(conn))
     }
@@ -288,7 +252,7 @@ impl Inner {
 impl Live {
     /// Finds its right in new routes; false if it has none.
     fn follow(&mut self, routes: &Routes, now: Instant) -> bool {
-        match routes.standing(self.proxy, self.conn) {
+        match routes.standing(self.proxy, self.conn, self.epoch) {
             Standing::Held => self.absent = None,
             Standing::Revoked => return false,
             Standing::Absent => {
@@ -302,7 +266,22 @@ impl Live {
                 }
             }
         }
+        if self.absent.is_none() {
+            self.note_epoch(routes);
+        }
         self.absent.is_none() || !self.grace.is_zero()
+    }
+
+    /// Notes by which password its connection gives the right.
+    fn note_epoch(&mut self, routes: &Routes) {
+        if let (Some((network, _)), Some(conn)) = (&self.member, self.conn) {
+            self.epoch = routes.epoch(network, conn);
+        }
+    }
+
+    /// For how long it may be without its right, if it is since `now`.
+    fn began_absence(&self, now: Instant) -> Option<Duration> {
+        self.absent.filter(|since| *since == now).map(|_| self.grace)
     }
 }
 
@@ -316,6 +295,8 @@ pub fn abort(socket: &impl AsFd) {
 /// A live stream's place in the count; leaving it ends the place.
 pub struct Entry {
     key: u64,
+    /// Who opened it, if not this node.
+    opener: Option<NodeId>,
     /// The proxy's counters.
     pub counters: Arc<Counters>,
     ended: Receiver<()>,
@@ -328,6 +309,12 @@ impl Entry {
     pub async fn ended(&self) {
         // Nobody ever sends: the channel closes when the entry is struck out.
         let _ = self.ended.recv().await;
+    }
+
+    /// Forgets a doubt of before: it was of another carrier than the one that was just found.
+    pub fn settle_doubt(&self) {
+        // Room for one doubt.
+        let _ = self.doubted.try_recv();
     }
 
     /// Waits until the connection that gives the stream its right is gone; the stream's carrier may be dead, too.
@@ -345,6 +332,7 @@ impl Drop for Entry {
         let mut inner = lock(&self.tunnels.inner);
         inner.live.remove(&self.key);
         inner.ending.remove(&self.key);
+        self.opener.iter().for_each(|member| inner.closed(member));
         self.tunnels.left.notify(usize::MAX);
     }
 }
@@ -354,16 +342,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_removed_proxy_carried_stays_in_the_totals() {
-        let tunnels = Tunnels::default();
-        tunnels.counters(1).received(10);
-        tunnels.counters(2).sent(5);
-        tunnels.keep_only(&BTreeSet::from([2]));
-        assert_eq!(tunnels.counted(1), Counted::default());
-        assert_eq!(tunnels.totals(), TunnelCounts { active: 0, bytes_in: 10, bytes_out: 5 });
-    }
-}
+mod tests;

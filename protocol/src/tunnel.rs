@@ -26,8 +26,13 @@
 //! Bytes count as delivered when the application's socket has taken them; an EOF that was passed on counts as one more.
 //! When the carrier breaks, the egress has the grace to send RESUME on another, with the count of its side; the ingress
 //! answers with its own, and both go on behind what the other has. The stream's id is its secret: 128 random bits that
-//! only the two ends know, taken only from the peer that sent OPEN. REFUSE with [`RefuseReason::Unknown`] ends it.
-//! Without a grace there is no ACK, and the stream ends with its carrier.
+//! only the two ends know, taken only from the peer that sent OPEN. Without a grace there is no ACK, and the stream ends
+//! with its carrier.
+//!
+//! The egress numbers its attempts: the first OPEN is number 0, every further first frame of the stream one more. A
+//! carrier that was given up may be slow, not dead: the ingress closes one whose attempt is not above all it has taken,
+//! and harms nothing. REFUSE with [`RefuseReason::Unknown`] ends the stream, unless the egress was never answered:
+//! then OPEN was lost, and is sent again. An id is opened once: a second OPEN of it never makes a second connection.
 //!
 //! On a TLS connection of the bulk plane the next stream may begin (OPEN or RESUME) when both ends of the one before
 //! were acknowledged. Any other end of a stream is the end of its carrier.
@@ -158,6 +163,9 @@ pub struct Open {
     /// Seconds for which the stream should outlive its carrier; none if it should not.
     #[n(4)]
     pub grace: Option<u32>,
+    /// Number of the attempt, if it is not the first: an OPEN before was lost.
+    #[n(5)]
+    pub attempt: Option<u32>,
 }
 
 /// The first frame of a carrier that goes on with a stream.
@@ -170,6 +178,9 @@ pub struct Resume {
     /// Bytes that the egress has delivered, and one for the end.
     #[n(1)]
     pub delivered: u64,
+    /// Number of the attempt; later ones count.
+    #[n(2)]
+    pub attempt: Option<u32>,
 }
 
 /// Why an ingress did not connect.
@@ -197,7 +208,8 @@ pub enum RefuseReason {
     /// Too many streams; worth a retry.
     #[n(2)]
     Busy,
-    /// There is no such stream to go on with: its grace is over, its right was taken away, or it ended.
+    /// There is no such stream to go on with: it never came here, its grace is over, its right was taken away, or it
+    /// ended.
     #[n(3)]
     Unknown,
 }

@@ -239,6 +239,17 @@ fn tunnel_frames_of_a_stream_that_resumes() {
 }
 
 #[test]
+fn tunnel_frames_of_a_further_attempt() {
+    let (open, resume) = samples::third_attempt();
+    let opened = tunnel::encode_cbor(Kind::Open, &open);
+    assert_eq!(opened, golden("tunnel.open.attempt", &opened));
+    assert_eq!(tunnel::decode_cbor::<tunnel::Open>(&opened[tunnel::HEADER_LEN..]).unwrap(), open);
+    let resumed = tunnel::encode_cbor(Kind::Resume, &resume);
+    assert_eq!(resumed, golden("tunnel.resume.attempt", &resumed));
+    assert_eq!(tunnel::decode_cbor::<tunnel::Resume>(&resumed[tunnel::HEADER_LEN..]).unwrap(), resume);
+}
+
+#[test]
 fn process_frames() {
     for (name, frame) in samples::process_frames() {
         let bytes = frame.to_bytes();

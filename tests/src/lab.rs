@@ -10,11 +10,13 @@
 
 mod host;
 mod leftovers;
+mod link;
 mod nat;
 mod netns;
 mod segment;
 
 pub use host::Host;
+pub use link::Link;
 pub use nat::{Nat, Router};
 pub use segment::Segment;
 
@@ -72,6 +74,17 @@ impl Lab {
         };
         notice::left_out(test, &format!("needs root for network namespaces ({why})"));
         None
+    }
+
+    /// The same for a test that also needs [`Host::emulate`].
+    pub fn links(test: &str) -> Option<Lab> {
+        Lab::namespaces(test).filter(|lab| lab.has_links(test))
+    }
+
+    /// Whether [`Host::emulate`] is possible; if not, says that `what` is left out.
+    pub fn has_links(&self, what: &str) -> bool {
+        let why = if self.has_namespaces() { link::why_impossible() } else { Some("no network namespaces") };
+        why.inspect(|why| notice::left_out(what, &format!("needs links with a delay ({why})"))).is_none()
     }
 
     /// A lab on loopback in any case, for a test whose own process is one of the hosts.

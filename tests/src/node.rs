@@ -167,6 +167,11 @@ impl Node {
         self.start_again();
     }
 
+    /// Whether the agent was started, and neither stopped nor killed since.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// The running agent.
     ///
     /// # Panics
@@ -204,6 +209,13 @@ impl Node {
         let whole = [&["--json"], arguments].concat();
         let printed = self.ctl(&whole).success();
         serde_json::from_str(&printed).unwrap_or_else(|why| panic!("{arguments:?}: {why}\n{printed}"))
+    }
+
+    /// What this node knows of another, as `nodes --json` has it; null when it knows nothing.
+    pub fn row_of(&self, peer_id: &str) -> Value {
+        let nodes = self.json(&["nodes"]);
+        let mut rows = nodes.as_array().into_iter().flatten();
+        rows.find(|row| row["peer_id"] == peer_id).cloned().unwrap_or_default()
     }
 
     /// Asks again and again until the JSON document pleases, and returns it; a command that fails is asked again, too.

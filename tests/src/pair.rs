@@ -61,6 +61,19 @@ impl Pair {
         Tunnel { entrance: self.near.host().at(port), egress: number("egress"), ingress: number("ingress") }
     }
 
+    /// The same, of connections that end with the path under them; returns its entrance.
+    pub fn brief_tunnel(&self, target: SocketAddr) -> SocketAddr {
+        let entrance = self.near.host().at(self.near.host().free_port());
+        let (from, to) = (entrance.port().to_string(), target.port().to_string());
+        let (bind, host) = (entrance.ip().to_string(), target.ip().to_string());
+        let (origin, target) = (format!("near:{from}"), format!("far:{to}"));
+        let ingress = ["proxy", "--direction", "ingress", "--origin", &origin, "--port", &to, "--host", &host];
+        self.far.ctl(&ingress).success();
+        let egress = ["proxy", "--direction", "egress", "--target", &target, "--port", &from, "--bind", &bind];
+        self.near.ctl(&[&egress[..], &["--resume", "0"]].concat()).success();
+        entrance
+    }
+
     /// Waits until each has the other in its table as online.
     ///
     /// # Panics

@@ -29,12 +29,11 @@ impl Machine {
     /// Boots one, with the programs under test as `/opt/hive-agent` and `/opt/hivectl`; `None` where that cannot be done,
     /// said for `test`.
     pub fn boot(test: &str, host: &Host) -> Option<Machine> {
-        let merged = fs::read_link("/bin").is_ok();
-        let Some(groups) = control_groups().filter(|_| merged && Path::new(SYSTEMD).exists()) else {
+        let possible = fs::read_link("/bin").is_ok() && Path::new(SYSTEMD).exists();
+        let Some(group) = Group::create().filter(|_| possible) else {
             notice::left_out(test, "needs root, systemd, control groups of version 2, and a merged /usr");
             return None;
         };
-        let group = Group::create(&groups);
         let (folder, root) = (host.folder("systemd"), host.folder("root"));
         let script = folder.join("boot");
         fs::write(&script, BOOT).expect("a file in the lab's folder");
@@ -78,10 +77,13 @@ impl Machine {
 struct Group(PathBuf);
 
 impl Group {
-    fn create(among: &Path) -> Group {
-        let path = among.join(format!("hive-test-{}", std::process::id()));
-        fs::create_dir(&path).expect("a control group");
-        Group(path)
+    /// None where there are none of version 2, or this process may not make any.
+    fn create() -> Option<Group> {
+        let mounts = fs::read_to_string("/proc/mounts").ok()?;
+        let mut mounts = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let among = mounts.find(|words| words.get(2) == Some(&"cgroup2"))?;
+        let path = Path::new(among[1]).join(format!("hive-test-{}", std::process::id()));
+        fs::create_dir(&path).ok().map(|()| Group(path))
     }
 }
 
@@ -97,12 +99,4 @@ fn remove_groups(group: &Path) -> std::io::Result<()> {
         remove_groups(&entry.path())?;
     }
     fs::remove_dir(group)
-}
-
-/// Where control groups of version 2 are, if this process may make some.
-fn control_groups() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/mounts").ok()?;
-    let mut words = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let path = words.find(|words| words.get(2) == Some(&"cgroup2")).map(|words| PathBuf::from(words[1]))?;
-    rustix::process::geteuid().is_root().then_some(path)
 }

@@ -1,16 +1,17 @@
 //! The lab itself: what the other tests rely on, shown without a node.
 
 use hive_tests::{
-    lab::{Host, Lab},
+    lab::{Host, Lab, Link},
     process::{self, Process, Signal},
     tcp,
     wait::wait_until,
 };
 use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    io::{self, Read, Write},
+    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
     process::{Command, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 const MOMENT: Duration = Duration::from_millis(300);
@@ -223,4 +224,38 @@ fn namespaces(prefix: &str) -> Vec<String> {
     let listed = std::fs::read_dir("/run/netns").unwrap();
     let names = listed.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with(prefix)).collect()
+}
+
+/// Only what must be slower is asked: a busy machine is slower still.
+#[test]
+fn a_long_link_takes_its_time() {
+    const WAY: Duration = Duration::from_millis(20);
+    const RATE: u64 = 16_000_000;
+    const BYTES: u64 = 1 << 20;
+    let Some(lab) = Lab::links("a_long_link_takes_its_time") else { return };
+    let (near, far) = (lab.host("near"), lab.host("far"));
+    near.emulate(Link::long(WAY));
+    far.emulate(Link::long(WAY).rate(RATE));
+    let addresses = [far.ipv4().into(), far.ipv6().into()];
+    for server in addresses.map(|ip: IpAddr| tcp::Server::start_at(&far, (ip, 0).into(), echo)) {
+        let began = Instant::now();
+        let mut stream = near.connect(server.address()).unwrap();
+        assert!(began.elapsed() >= 2 * WAY, "a handshake after {:?}", began.elapsed());
+        let began = Instant::now();
+        let sending = stream.try_clone().unwrap();
+        let writer = thread::spawn(move || {
+            (&sending).write_all(&vec![7; BYTES as usize]).unwrap();
+            sending.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back).unwrap();
+        writer.join().unwrap();
+        assert_eq!(back.len() as u64, BYTES);
+        let least = Duration::from_secs_f64(BYTES as f64 * 8.0 / RATE as f64);
+        assert!(began.elapsed() >= least, "{BYTES} bytes after {:?}", began.elapsed());
+    }
+}
+
+fn echo(stream: TcpStream) {
+    let _ = io::copy(&mut &stream, &mut &stream).and_then(|_| stream.shutdown(Shutdown::Write));
 }

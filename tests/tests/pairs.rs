@@ -4,7 +4,7 @@
 //! is printed shows what was reached.
 
 use hive_tests::{
-    lab::{Lab, Nat, Router},
+    lab::{Lab, Link, Nat, Router},
     node::Node,
     notice,
     pair::{self, NETWORK, Pair},
@@ -24,11 +24,14 @@ use std::{
 
 const PORT: u16 = 4180;
 /// Scenes at once; each has three agents.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 4;
 /// Far beyond what any pair takes, so that a busy machine fails nothing but shows in the table.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A relayed pair that is not direct by then stays so.
 const SETTLED: Duration = Duration::from_secs(8);
+
+/// From any of the three nodes to any other: a round trip is twice as long.
+const WAY: Duration = Duration::from_millis(25);
 
 /// What the two nodes listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,14 +59,16 @@ fn start(lab: &Lab, nat: Nat, name: &str, tcp_too: bool, carrier: Carrier) -> No
         (Carrier::Quic, false) => pair::options().listen(&quic),
         (Carrier::Quic, true) => pair::options().listen(&tcp).listen(&quic),
     };
-    Node::start(&lab.host_behind(nat, name).0, options)
+    let (host, router) = lab.host_behind(nat, name);
+    if lab.has_links("delays in every_pair_of_nats") {
+        router.outside().emulate(Link::long(WAY));
+    }
+    Node::start(&host, options)
 }
 
 /// How `node` reaches `peer` now: path and transport.
 fn path(node: &Node, peer: &str) -> (String, String) {
-    let nodes = node.json(&["nodes"]);
-    let mut rows = nodes.as_array().into_iter().flatten();
-    let row = rows.find(|row| row["peer_id"] == peer).cloned().unwrap_or_default();
+    let row = node.row_of(peer);
     let text = |key: &str| row[key].as_str().unwrap_or("-").to_owned();
     (text("path"), text("transport"))
 }
@@ -71,7 +76,11 @@ fn path(node: &Node, peer: &str) -> (String, String) {
 /// Two nodes that have only a public member in common; the clock runs from the moment the second one joins.
 fn meet(near: Nat, far: Nat, carrier: Carrier) -> Option<Outcome> {
     let lab = Lab::namespaces("every_pair_of_nats")?;
-    let public = Node::start(&lab.host("public"), pair::options());
+    let public = lab.host("public");
+    if lab.has_links("delays in every_pair_of_nats") {
+        public.emulate(Link::long(WAY));
+    }
+    let public = Node::start(&public, pair::options());
     let tcp_too = !(near.passes_udp() && far.passes_udp());
     let node = |nat, name| start(&lab, nat, name, tcp_too, carrier);
     let pair = Pair { near: node(near, "near"), far: node(far, "far") };
@@ -117,6 +126,12 @@ fn show(outcomes: &[Outcome]) {
         let first = first_byte.as_secs_f64();
         notice::say(&format!("NATS: {near:15} {far:15} {carrier:8} {path:8} {transport:5} {first:8.1} s  {after:>10}"));
     }
+    let first = outcomes.iter().map(|o| o.first_byte).max().unwrap_or_default();
+    let direct = outcomes.iter().filter_map(|o| o.direct).max().unwrap_or_default();
+    let (count, way) = (outcomes.len(), 2 * WAY);
+    notice::say(&format!(
+        "NATS: {count} pairs at {way:?} round trips: first byte after {first:.1?} at most, direct after {direct:.1?} at most"
+    ));
 }
 
 #[test]
@@ -306,8 +321,6 @@ fn held(node: &Node) -> Vec<String> {
 
 /// The relay between a node and a peer.
 fn relay_between(node: &Node, peer: &str) -> String {
-    let nodes = node.json(&["nodes"]);
-    let mut rows = nodes.as_array().into_iter().flatten();
-    let row = rows.find(|row| row["peer_id"] == peer).cloned().unwrap_or_default();
+    let row = node.row_of(peer);
     row["relay"].as_str().unwrap_or_else(|| panic!("no relay in {row}")).to_owned()
 }

@@ -1,9 +1,11 @@
-//! Streams that outlive their paths: living connections under which every TCP connection is killed, again and again.
+//! Streams that outlive their paths: living connections under whose path is killed, again and again, in every way.
 
-use hive_tests::{lab::Lab, node::Node, notice, pair::Pair, payload, process::PATIENCE, tcp, wait::wait_until};
+use hive_tests::{
+    facts::median, lab::Lab, node::Node, notice, pair::Pair, payload, process::PATIENCE, tcp, wait::wait_until,
+};
 use std::{
     env,
-    io::{Read, Write},
+    io::{self, Read, Write},
     net::TcpStream,
     process::Stdio,
     sync::{
@@ -16,10 +18,47 @@ use std::{
 
 /// Living connections.
 const CONNECTIONS: u64 = 50;
-/// Cuts, unless `HIVE_CUTS` says otherwise.
-const CUTS: usize = 5;
+/// Cuts, unless `HIVE_CUTS` says otherwise (`tests/cuts` does): each kind, and one after the other twice.
+const CUTS: usize = 4;
 /// Bytes of one exchange.
 const EXCHANGE: usize = 20_000;
+/// Long enough for every connection to have met a reset.
+const REJECTED: Duration = Duration::from_millis(300);
+/// How long nothing passes.
+const OUTAGE: Duration = Duration::from_secs(5);
+
+/// How the path is taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    /// Every TCP connection between the agents is reset.
+    Kill,
+    /// Nothing passes, and nobody is told.
+    Outage,
+    /// The far node gets other addresses.
+    Move,
+}
+
+const KINDS: [Cut; 3] = [Cut::Kill, Cut::Outage, Cut::Move];
+
+impl Cut {
+    /// Takes the path away; answers when it is there again.
+    fn make(self, pair: &Pair) -> Instant {
+        match self {
+            Cut::Kill => {
+                reject(&pair.far, true);
+                thread::sleep(REJECTED);
+                reject(&pair.far, false);
+            }
+            Cut::Outage => {
+                pair.far.host().block();
+                thread::sleep(OUTAGE);
+                pair.far.host().unblock();
+            }
+            Cut::Move => drop(pair.far.host().renumber()),
+        }
+        Instant::now()
+    }
+}
 
 /// A connection on which bytes go there and back, every one of them checked.
 struct Talk {
@@ -61,11 +100,34 @@ fn reject(node: &Node, reject: bool) {
     assert!(nft.wait().unwrap().success());
 }
 
+/// Waits until every connection has done a whole exchange that began after now.
+fn all_go_on(talks: &[Talk]) {
+    let before: Vec<u64> = talks.iter().map(|talk| talk.rounds.load(Ordering::Relaxed)).collect();
+    wait_until("every connection goes on", PATIENCE, || {
+        assert!(talks.iter().all(|talk| !talk.thread.is_finished()), "a connection broke");
+        talks.iter().zip(&before).all(|(talk, before)| talk.rounds.load(Ordering::Relaxed) > before + 1)
+    });
+}
+
+/// How long the connections took to go on after cuts of one kind.
+fn say(kind: Cut, took: &[f64]) {
+    let worst = took.iter().copied().fold(0.0, f64::max);
+    let Some(median) = median(took) else { return };
+    notice::say(&format!(
+        "MEASURED: {CONNECTIONS} connections through {} cuts ({kind:?}): all went on after {median:.2} s (median), \
+         {worst:.2} s (worst)",
+        took.len()
+    ));
+}
+
 #[test]
 fn living_connections_survive_the_death_of_every_path() {
     let Some(lab) = Lab::namespaces("living_connections_survive_the_death_of_every_path") else { return };
     let pair = Pair::start(&lab);
-    let echo = tcp::Server::echo(pair.far.host(), 0);
+    // On loopback: the far node's own connections outlive its addresses.
+    let echo = tcp::Server::start_at(pair.far.host(), ([127, 0, 0, 1], 0).into(), |stream| {
+        let _ = io::copy(&mut &stream, &mut &stream);
+    });
     let tunnel = pair.tunnel(echo.address());
     let stop = Arc::new(AtomicBool::new(false));
     let talk = |seed| {
@@ -74,31 +136,19 @@ fn living_connections_survive_the_death_of_every_path() {
         Talk::start(stream, seed, &stop)
     };
     let talks: Vec<Talk> = (0..CONNECTIONS).map(talk).collect();
-    let all_go_on = || {
-        let before: Vec<u64> = talks.iter().map(|talk| talk.rounds.load(Ordering::Relaxed)).collect();
-        wait_until("every connection goes on", PATIENCE, || {
-            assert!(talks.iter().all(|talk| !talk.thread.is_finished()), "a connection broke");
-            talks.iter().zip(&before).all(|(talk, before)| talk.rounds.load(Ordering::Relaxed) > before + 1)
-        });
-    };
-    all_go_on();
+    all_go_on(&talks);
     let cuts = env::var("HIVE_CUTS").ok().and_then(|cuts| cuts.parse().ok()).unwrap_or(CUTS);
-    let mut took: Vec<Duration> = Vec::new();
-    for _ in 0..cuts {
-        reject(&pair.far, true);
-        // Long enough for every connection to have met a reset.
-        thread::sleep(Duration::from_millis(300));
-        reject(&pair.far, false);
-        let back = Instant::now();
-        all_go_on();
-        took.push(back.elapsed());
+    let mut took: Vec<(Cut, f64)> = Vec::new();
+    for kind in KINDS.into_iter().cycle().take(cuts) {
+        let back = kind.make(&pair);
+        all_go_on(&talks);
+        took.push((kind, back.elapsed().as_secs_f64()));
     }
     stop.store(true, Ordering::Relaxed);
     let rounds: u64 = talks.into_iter().map(|talk| talk.thread.join().expect("no connection broke")).sum();
-    took.sort();
-    let (median, worst) = (took[took.len() / 2], took[took.len() - 1]);
-    notice::say(&format!(
-        "MEASURED: {CONNECTIONS} connections survived {cuts} cuts, {rounds} exchanges of {EXCHANGE} bytes all right; \
-         all went on after {median:.2?} (median), {worst:.2?} (worst)"
-    ));
+    for kind in KINDS {
+        let of_kind: Vec<f64> = took.iter().filter(|(of, _)| *of == kind).map(|(_, took)| *took).collect();
+        say(kind, &of_kind);
+    }
+    notice::say(&format!("MEASURED: 0 broken, {rounds} exchanges of {EXCHANGE} bytes all right"));
 }

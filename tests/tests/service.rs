@@ -101,7 +101,7 @@ fn a_service_manager_that_does_not_listen_holds_up_nothing() {
 #[test]
 fn systemd_installs_starts_and_revives_the_agent() {
     let test = "systemd_installs_starts_and_revives_the_agent";
-    let lab = Lab::new();
+    let Some(lab) = Lab::namespaces(test) else { return };
     let Some(machine) = Machine::boot(test, &lab.host("box")) else { return };
     let unit = "hive-agent.service";
     let given = ["--network", "home:correct horse", "--name", "box", "--admin", "root:staple", "install"];

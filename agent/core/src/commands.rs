@@ -84,6 +84,7 @@ impl Core {
     pub fn rotate(&mut self, name: &NetworkName, secret: Secret, grace: Duration, now: Now) -> Result<(), Failure> {
         self.advance(now);
         self.networks.rotate(name, secret, grace, now, &mut self.out)?;
+        self.routes_changed = true;
         self.connections.outdate(name);
         for conn in self.connections.joined(name) {
             self.plan_join(conn, name, now);

@@ -17,6 +17,9 @@ use crate::{ConnId, punch::Punches, reach::ip};
 
 /// How long a connection may live without belonging to any network.
 pub(crate) const UNJOINED: Duration = Duration::from_secs(10);
+/// About what a dial over a relay takes that was begun before a direct one succeeded; one that takes longer costs a hole
+/// punch for nothing.
+const MEANWHILE: Duration = Duration::from_secs(3);
 /// Sync messages kept that overtook the news that a connection has joined.
 const EARLY: usize = 4;
 
@@ -215,6 +218,13 @@ impl Connections {
             let Some(remote) = ip(&connection.address) else { continue };
             connection.left_behind = !is_in(after, remote) && (connection.left_behind || is_in(before, remote));
         }
+    }
+
+    /// A peer dials over a relay only when it has no direct connection: those that this end still has lead nowhere, but
+    /// for one that was being made meanwhile. Says whether there are any.
+    pub fn come_round(&mut self, peer: &NodeId, now: Duration) -> bool {
+        let old = |c: &&mut Connection| c.peer == *peer && !c.relayed && c.since + MEANWHILE < now;
+        self.all.values_mut().filter(old).map(|connection| connection.left_behind = true).count() > 0
     }
 
     /// Asks for a join at `at`, unless one is running or due earlier.

@@ -31,6 +31,9 @@ impl Core {
             self.close(conn, "connected to itself");
             return;
         }
+        if relayed && !dialled {
+            self.routes_changed |= self.connections.come_round(&peer, now.mono);
+        }
         self.path.connected(&peer, dialled, relayed, now.mono);
         self.tables.values_mut().for_each(|table| table.set_lost(&peer, false));
         self.touch(&peer, true, now);
@@ -87,12 +90,12 @@ impl Core {
         let asked = connection.asks.remove(network) == Some(Ask::Running);
         let before = connection.joined.insert(network.clone(), proof);
         let early = connection.take_early(network);
+        self.routes_changed |= before != Some(proof);
         if before.is_none() {
             let wait = if asked { OTHER_COMPARES } else { Duration::ZERO };
             connection.compare_at.insert(network.clone(), now.mono + wait);
             self.path.joined(&peer);
             self.path.review_at(now.mono + GATHER);
-            self.routes_changed = true;
             self.arrived(conn, now);
         }
         self.registrations.joined(network, &peer, now.mono);
@@ -207,6 +210,7 @@ impl Core {
     /// Connections that were joined by a password whose grace is over lose that network.
     pub(crate) fn end_old_passwords(&mut self, now: Now) {
         for network in self.networks.end_graces(now.wall, &mut self.out) {
+            self.routes_changed = true;
             self.expel(&network, "joined by a password that has ended", now, |_, proof| proof == Proof::Old);
         }
     }

@@ -8,7 +8,7 @@
 //! Each room decides one thing and knows nothing of the others: `membership` (networks and their secrets), `peers` and
 //! `sync` (the table), `newcomers` (how fast it grows), `own` (this node's record), `connections`, `path` (whom to
 //! dial), `reach`, `relays` and `punch` (ways through NATs), `routes` (proxies and admission), `stream` (what a carrier
-//! has yet to take), `register`, `session`, `guard`, [`acme`] (when certificates are ordered), [`update`] (when another
+//! has yet to take), `share` (who may have how much), `register`, `session`, `guard`, [`acme`] (when certificates are ordered), [`update`] (when another
 //! binary takes this one's place). [`Core`] only carries news between them.
 
 #![forbid(unsafe_code)]
@@ -35,6 +35,7 @@ mod register;
 mod relays;
 mod routes;
 mod session;
+pub mod share;
 pub mod stream;
 mod sync;
 mod tables;
@@ -52,7 +53,7 @@ use hive_protocol::{NetworkName, NodeId};
 
 pub use event::*;
 pub use queries::ConnectionInfo;
-pub use routes::{Routes, Standing};
+pub use routes::{Epoch, Routes, Standing};
 
 use crate::{
     clock::Clock,

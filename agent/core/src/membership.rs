@@ -29,6 +29,8 @@ const RECENT: Duration = Duration::from_secs(600);
 /// One network.
 pub(crate) struct Network {
     secret: Secret,
+    /// Counts the passwords since the start: what an older one gave ends with it.
+    epoch: u32,
     previous: Option<(Secret, Timestamp)>,
     pub banned: BTreeSet<NodeId>,
     /// Joins refused here since the start.
@@ -47,6 +49,8 @@ impl Network {
     fn new(secret: Secret) -> Self {
         Self {
             secret,
+            // The one before may be stored, too.
+            epoch: 1,
             previous: None,
             banned: BTreeSet::new(),
             refused_joins: 0,
@@ -67,6 +71,19 @@ impl Network {
     /// Until when the password before the last rotation is accepted.
     pub fn old_until(&self) -> Option<Timestamp> {
         self.previous.as_ref().map(|(_, until)| *until)
+    }
+
+    /// Which of the passwords a proof was of.
+    pub fn epoch(&self, proof: Proof) -> u32 {
+        match proof {
+            Proof::Current => self.epoch,
+            Proof::Old => self.epoch - 1,
+        }
+    }
+
+    /// The oldest password that is accepted.
+    pub fn oldest_epoch(&self) -> u32 {
+        self.epoch(if self.previous.is_some() { Proof::Old } else { Proof::Current })
     }
 
     /// What the knowledge of a secret proves at this moment; nothing when its time is over.
@@ -197,6 +214,7 @@ impl Membership {
             return Err(Failure::new(FailureCode::Usage, same));
         }
         let old = std::mem::replace(&mut network.secret, secret);
+        network.epoch += 1;
         let millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         network.previous = (millis > 0).then(|| (old, Timestamp(now.wall.0.saturating_add(millis))));
         network.refusals.clear();

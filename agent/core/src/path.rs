@@ -412,3 +412,6 @@ fn surplus(wants: &BTreeMap<NodeId, Reason>, connections: &Connections) -> Vec<C
     unwanted.sort();
     unwanted.into_iter().rev().take(over).map(|(_, id)| id).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,7 +46,7 @@ impl Core {
     /// Tries what is due.
     pub(crate) fn punch_due(&mut self, now: Now) {
         for (conn, peer) in self.connections.due_punches(now.mono) {
-            let direct = self.connections.of(&peer).any(|(_, c)| !c.relayed && !c.joined.is_empty());
+            let direct = self.connections.of(&peer).any(|(_, c)| !c.relayed && !c.left_behind && !c.joined.is_empty());
             let Some(connection) = self.connections.get_mut(conn) else { continue };
             if direct {
                 connection.punches.due = None;
@@ -113,6 +113,19 @@ mod tests {
         let conn = bench.connect_over(1, dialled, true);
         bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
         conn
+    }
+
+    #[test]
+    fn a_peer_that_comes_over_a_relay_has_lost_its_direct_path() {
+        let mut bench = Bench::new();
+        let direct = bench.member(1);
+        let young = relayed_member(&mut bench, false);
+        let path = |bench: &Bench| bench.core.routes().path(&lab(), &id(1));
+        assert_eq!((path(&bench), punches(&bench)), (Some(direct), 0), "both were being made at once");
+        bench.tell(Event::Disconnected { conn: young });
+        bench.pass(secs(30));
+        let relayed = relayed_member(&mut bench, false);
+        assert_eq!((path(&bench), punches(&bench)), (Some(relayed), 1));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use hive_protocol::{
 
 use crate::{
     Change, ConnId,
-    connections::{Connection, Connections},
+    connections::{Connection, Connections, Proof},
     membership::Membership,
     outbox::Outbox,
 };
@@ -34,7 +34,12 @@ pub struct Routes {
     links: BTreeMap<ConnId, Link>,
     best: BTreeMap<(NetworkName, NodeId), ConnId>,
     kept_out: BTreeSet<(NetworkName, NodeId)>,
+    /// The oldest password of each network that is accepted.
+    accepted: BTreeMap<NetworkName, Epoch>,
 }
+
+/// Which of a network's passwords, counted since the start, a right was proven by.
+pub type Epoch = u32;
 
 /// What has become of a live stream's right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,14 +58,17 @@ type IngressKey = (NetworkName, NodeId, u16, u16);
 #[derive(Debug)]
 struct Link {
     peer: NodeId,
-    networks: BTreeSet<NetworkName>,
+    networks: BTreeMap<NetworkName, Epoch>,
     /// It leads to where the peer was.
     left_behind: bool,
 }
 
 impl Link {
-    fn of(connection: &Connection) -> Self {
-        Self { peer: connection.peer, networks: connection.networks(), left_behind: connection.left_behind }
+    fn of(connection: &Connection, networks: &Membership) -> Self {
+        let joined = connection.joined.iter();
+        let epoch = |(name, proof): (&NetworkName, &Proof)| Some((name.clone(), networks.get(name)?.epoch(*proof)));
+        let networks = joined.filter_map(epoch).collect();
+        Self { peer: connection.peer, networks, left_behind: connection.left_behind }
     }
 }
 
@@ -70,9 +78,10 @@ impl Routes {
         let ingress = proxies.iter().filter(|spec| spec.direction == Direction::Ingress);
         Self {
             ingress: ingress.filter_map(|spec| Some((ingress_key(spec)?, Arc::clone(spec)))).collect(),
-            links: connections.iter().map(|(id, c)| (id, Link::of(c))).collect(),
+            links: connections.iter().map(|(id, c)| (id, Link::of(c, networks))).collect(),
             best: best_paths(connections),
             kept_out: networks.iter().flat_map(|(name, n)| n.banned.iter().map(|node| (name.clone(), *node))).collect(),
+            accepted: networks.iter().map(|(name, network)| (name.clone(), network.oldest_epoch())).collect(),
             proxies,
         }
     }
@@ -90,15 +99,17 @@ impl Routes {
         rule.cloned().ok_or_else(|| refusal(open))
     }
 
-    /// Whether a live stream of this proxy may go on over this connection; over none, where the proxy leads to this node.
+    /// By which password a connection has joined a network. Of one that is gone, the oldest that would do.
     #[must_use]
-    pub fn allows(&self, proxy: ProxyId, conn: Option<ConnId>) -> bool {
-        self.standing(proxy, conn) == Standing::Held
+    pub fn epoch(&self, network: &NetworkName, conn: ConnId) -> Epoch {
+        let joined = self.links.get(&conn).and_then(|link| link.networks.get(network));
+        joined.or_else(|| self.accepted.get(network)).copied().unwrap_or_default()
     }
 
-    /// What has become of the right of a stream of this proxy that `conn` gave it.
+    /// What has become of the right of a stream of this proxy that `conn` gave it, by the password `epoch`. No connection
+    /// gives the right to one that leads to this node.
     #[must_use]
-    pub fn standing(&self, proxy: ProxyId, conn: Option<ConnId>) -> Standing {
+    pub fn standing(&self, proxy: ProxyId, conn: Option<ConnId>, epoch: Epoch) -> Standing {
         let spec = self.proxies.binary_search_by_key(&proxy, |spec| spec.id).ok().map(|at| &self.proxies[at].remote);
         let (remote, conn) = match (spec, conn) {
             (Some(Some(remote)), Some(conn)) => (remote, conn),
@@ -108,10 +119,16 @@ impl Routes {
         let better = || self.path(&remote.network, &remote.node).is_some_and(|best| best != conn);
         match self.links.get(&conn) {
             Some(link) if link.left_behind && better() => Standing::Absent,
-            Some(link) if link.peer == remote.node && link.networks.contains(&remote.network) => Standing::Held,
-            None if !self.kept_out.contains(&(remote.network.clone(), remote.node)) => Standing::Absent,
+            Some(link) if link.peer == remote.node && link.networks.contains_key(&remote.network) => Standing::Held,
+            None if self.would_be_let_in(&remote.network, remote.node, epoch) => Standing::Absent,
             _ => Standing::Revoked,
         }
+    }
+
+    /// Whether a member that proved a password once is still welcome by it.
+    fn would_be_let_in(&self, network: &NetworkName, node: NodeId, epoch: Epoch) -> bool {
+        let accepted = self.accepted.get(network).is_some_and(|oldest| *oldest <= epoch);
+        accepted && !self.kept_out.contains(&(network.clone(), node))
     }
 
     /// Whether some connection of this peer has joined any network.
@@ -141,7 +158,7 @@ impl Routes {
     /// Whether the connection has joined this network.
     #[must_use]
     pub fn joined(&self, conn: ConnId, network: &NetworkName) -> bool {
-        self.links.get(&conn).is_some_and(|link| link.networks.contains(network))
+        self.links.get(&conn).is_some_and(|link| link.networks.contains_key(network))
     }
 }
 

@@ -9,12 +9,17 @@
 //! An acknowledgement means "delivered to the application's socket", so it is flow control too: a reader that stops
 //! stops its own sender, at one window, and nobody else.
 
+pub mod attempts;
+pub mod window;
+
 use std::collections::VecDeque;
 
 /// Bytes that a stream may have unacknowledged before it has proven that more helps.
 pub const FIRST_WINDOW: usize = 256 * 1024;
-/// Most bytes that a stream may ever have unacknowledged.
-pub const MOST_WINDOW: usize = 4 * 1024 * 1024;
+/// Most bytes that a stream may ever have unacknowledged: 2 Gbit/s at 60 ms.
+pub const MOST_WINDOW: usize = 16 * 1024 * 1024;
+/// What every stream may have unacknowledged, however little memory is left.
+pub const LEAST_WINDOW: usize = 16 * 1024;
 /// The receiver acknowledges after this part of the sender's window.
 const ACK_PART: u64 = 4;
 
@@ -75,6 +80,11 @@ impl<C: AsRef<[u8]>> Stream<C> {
         self.incoming.acknowledged();
         Ok(())
     }
+
+    /// Begins again on a new carrier: the peer never knew of this stream.
+    pub fn reopen(&mut self) {
+        self.outgoing.sent = self.outgoing.acked;
+    }
 }
 
 impl<C: AsRef<[u8]>> Default for Stream<C> {
@@ -95,18 +105,23 @@ pub struct Outgoing<C> {
     sent: u64,
     end: u64,
     finished: bool,
-    window: usize,
 }
 
 impl<C: AsRef<[u8]>> Outgoing<C> {
     fn new() -> Self {
-        Self { chunks: VecDeque::new(), base: 0, acked: 0, sent: 0, end: 0, finished: false, window: FIRST_WINDOW }
+        Self { chunks: VecDeque::new(), base: 0, acked: 0, sent: 0, end: 0, finished: false }
     }
 
-    /// Bytes that may be taken from the application now.
+    /// Bytes that may be taken from the application now, where `window` bytes may be unacknowledged.
     #[must_use]
-    pub fn room(&self) -> usize {
-        if self.finished { 0 } else { self.window.saturating_sub(self.unacknowledged()) }
+    pub fn room(&self, window: usize) -> usize {
+        if self.finished { 0 } else { window.saturating_sub(self.unacknowledged()) }
+    }
+
+    /// Whether the window is what holds the application up: the carrier has taken all that it allows.
+    #[must_use]
+    pub fn is_full(&self, window: usize) -> bool {
+        !self.finished && self.room(window) == 0 && self.unsent() == 0
     }
 
     /// Bytes that the peer has not acknowledged.
@@ -167,6 +182,12 @@ impl<C: AsRef<[u8]>> Outgoing<C> {
         (self.finished && self.sent == self.end).then_some(self.end)
     }
 
+    /// What the carrier has taken, and what of it the peer has.
+    #[must_use]
+    pub fn progress(&self) -> (u64, u64) {
+        (self.sent, self.acked)
+    }
+
     /// The carrier has taken the end.
     pub fn end_sent(&mut self) {
         self.sent = self.end + 1;
@@ -211,23 +232,6 @@ impl<C: AsRef<[u8]>> Outgoing<C> {
             self.base = behind;
             self.chunks.pop_front();
         }
-    }
-
-    /// Bytes that may be unacknowledged.
-    #[must_use]
-    pub fn window(&self) -> usize {
-        self.window
-    }
-
-    /// Doubles the window, up to [`MOST_WINDOW`], if it is what holds the application up; the peer is to be told.
-    #[must_use]
-    pub fn grow(&mut self) -> Option<usize> {
-        let full = self.room() == 0 && !self.finished && self.unsent() == 0;
-        if !full || self.window >= MOST_WINDOW {
-            return None;
-        }
-        self.window *= 2;
-        Some(self.window)
     }
 }
 
@@ -305,7 +309,7 @@ impl Incoming {
 
     /// The peer's window is now `bytes`.
     pub fn peer_window(&mut self, bytes: u32) {
-        self.window = u64::from(bytes).clamp(FIRST_WINDOW as u64, MOST_WINDOW as u64);
+        self.window = u64::from(bytes).clamp(LEAST_WINDOW as u64, MOST_WINDOW as u64);
     }
 }
 
@@ -319,10 +323,11 @@ mod tests {
     fn a_window_full_of_bytes_waits_for_the_peer() {
         let mut stream = Stream::<Bytes>::new();
         stream.outgoing.push(vec![0; FIRST_WINDOW]);
-        assert_eq!(stream.outgoing.room(), 0);
+        assert!(stream.outgoing.room(FIRST_WINDOW) == 0 && !stream.outgoing.is_full(FIRST_WINDOW));
         stream.outgoing.sent(FIRST_WINDOW);
+        assert!(stream.outgoing.is_full(FIRST_WINDOW) && !stream.outgoing.is_full(2 * FIRST_WINDOW));
         stream.outgoing.acknowledged(1000).unwrap();
-        assert_eq!(stream.outgoing.room(), 1000);
+        assert_eq!(stream.outgoing.room(FIRST_WINDOW), 1000);
     }
 
     #[test]
@@ -378,15 +383,5 @@ mod tests {
         incoming.peer_window(1024 * 1024);
         assert_eq!(incoming.ack_due(), None);
         assert!(incoming.ack_owed().is_some());
-    }
-
-    #[test]
-    fn only_a_full_window_grows() {
-        let mut outgoing = Outgoing::<Bytes>::new();
-        assert_eq!(outgoing.grow(), None);
-        outgoing.push(vec![0; FIRST_WINDOW]);
-        assert_eq!(outgoing.grow(), None);
-        outgoing.sent(FIRST_WINDOW);
-        assert_eq!(outgoing.grow(), Some(2 * FIRST_WINDOW));
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use hive_core::ConnId;
+use hive_core::{ConnId, share::share};
 use hive_protocol::{
     KeyPrefix, NetworkName, NodeId, ProxySpec,
     tunnel::{self, Header, Kind, Open, Refusal, RefuseReason, Resume},
@@ -22,7 +22,7 @@ use super::{
     pair::{Inner, Outer},
     pump::Session,
     tls::{self, TlsError},
-    waiting::{Arrival, Led, Name, Place},
+    waiting::{Arrival, Led, Name, Place, Taken},
 };
 use crate::{exec, net::registry::Connection, node::Handle, time::within};
 
@@ -34,7 +34,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 const JOIN_LAG: Duration = Duration::from_secs(2);
 /// For connecting to the target.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Tunnelled connections of the node at once.
+/// Tunnelled connections of the node at once; one member may have as many as are free.
 const MAX_STREAMS: usize = 4096;
 /// Addresses of a target's name that are tried.
 const MAX_ADDRESSES: usize = 4;
@@ -83,7 +83,8 @@ impl Ingress {
             }
             let served = match first {
                 First::Open(open) => {
-                    last = Some((self.peer, open.stream));
+                    // Of one that was opened again, the first OPEN may still be under way.
+                    last = open.attempt.is_none().then_some((self.peer, open.stream));
                     Box::pin(self.open(open, carrier)).await
                 }
                 First::Resume(resume) => self.resume(&resume, carrier).await,
@@ -100,8 +101,17 @@ impl Ingress {
     /// Admits and carries a new stream; gives the carrier back if the stream ended well.
     async fn open(&self, open: Open, carrier: Carrier) -> Option<Carrier> {
         let conn = self.connection(&open.network).await;
+        let place = match self.node.waiting.enter((self.peer, open.stream), open.network.clone(), open.attempt) {
+            Ok(place) => place,
+            // The egress asks for the stream that it finds here when this carrier is closed.
+            Err(Taken::Live) => return None,
+            Err(Taken::Past) => {
+                refuse(carrier, &unknown()).await;
+                return None;
+            }
+        };
         match self.admit(conn, &open) {
-            Ok((conn, spec)) => self.carry(conn, &spec, &open, carrier).await,
+            Ok((conn, spec)) => self.carry(conn, &spec, &open, carrier, place).await,
             Err(refusal) => {
                 let Open { origin_port, target_port, .. } = open;
                 log::debug!("refused {} port {origin_port} -> {target_port}: {}", self.peer, refusal.text);
@@ -127,8 +137,9 @@ impl Ingress {
     }
 
     fn admit(&self, conn: Option<ConnId>, open: &Open) -> Result<(ConnId, Arc<ProxySpec>), Refusal> {
-        if self.node.tunnels.streams() >= MAX_STREAMS {
-            let text = format!("{MAX_STREAMS} tunnelled connections are open");
+        let (all, yours) = (self.node.tunnels.streams(), self.node.tunnels.opened_by(&self.peer));
+        if yours >= share(all, MAX_STREAMS) {
+            let text = format!("{all} tunnelled connections are open there, {yours} of them yours: that is your share");
             return Err(Refusal { reason: RefuseReason::Busy, text });
         }
         // No such connection: the routes refuse any number that is none of theirs.
@@ -136,23 +147,29 @@ impl Ingress {
         Ok((conn, self.node.routes.get().admit(conn, &self.peer, open)?))
     }
 
-    async fn carry(&self, conn: ConnId, spec: &ProxySpec, open: &Open, mut carrier: Carrier) -> Option<Carrier> {
-        let place = self.node.waiting.enter((self.peer, open.stream), open.network.clone())?;
+    async fn carry(
+        &self,
+        conn: ConnId,
+        spec: &ProxySpec,
+        open: &Open,
+        mut carrier: Carrier,
+        mut place: Place,
+    ) -> Option<Carrier> {
         let grace = open.grace.unwrap_or(0).min(MOST_GRACE);
-        let entry = self.node.tunnels.enter(spec, Some(conn), Duration::from_secs(grace.into()));
-        // The rule may have gone between admission and entry.
-        if !self.node.routes.get().allows(spec.id, Some(conn)) {
+        let lasting = Duration::from_secs(grace.into());
+        let Some(entry) = self.node.tunnels.enter(spec, Some(conn), lasting, &self.node.routes) else {
             log::debug!("proxy {}: the right of {} went as its stream opened", spec.id, self.peer);
             return None;
-        }
+        };
         let local = match self.target(spec, &entry.counters).await {
             Ok(local) => local,
             Err(text) => {
                 entry.counters.failed(Cause::Target, &text);
-                refuse(carrier, &Refusal { reason: RefuseReason::Target, text }).await;
+                refuse(place.latest(carrier), &Refusal { reason: RefuseReason::Target, text }).await;
                 return None;
             }
         };
+        place.connected();
         entry.counters.succeeded();
         match grace {
             0 => carrier.writer.put(&Header { kind: Kind::Accept, len: 0 }.to_bytes()),
@@ -196,26 +213,27 @@ impl Ingress {
 
     /// Leads a carrier to the stream that it is for.
     async fn resume(&self, resume: &Resume, carrier: Carrier) -> Option<Carrier> {
-        let name = (self.peer, resume.stream);
-        if !self.is_entitled(&name).await {
-            let text = "not a member of its network".to_owned();
-            refuse(carrier, &Refusal { reason: RefuseReason::Unknown, text }).await;
+        if !self.is_entitled(&(self.peer, resume.stream)).await {
+            // It may be again while the stream's grace lasts, and asks again. A right that is taken away ends the stream.
+            log::debug!("{} asks for a stream of a network that it is not in now", self.peer);
             return None;
         }
-        let arrival = Arrival { carrier, delivered: resume.delivered };
-        match self.node.waiting.lead(&name, arrival) {
-            Led::On => None,
-            Led::Ended(Arrival { mut carrier, .. }, count) => {
+        match self.node.waiting.lead(self.peer, resume, carrier) {
+            Led::On | Led::Overtaken => None,
+            Led::Ended(mut carrier, count) => {
                 let resumed = tunnel::encode_count(Kind::Resumed, count);
                 carrier.writer.send(&resumed).await.is_ok().then_some(carrier)
             }
-            Led::Unknown(Arrival { carrier, .. }) => {
-                let text = "there is no such stream any more".to_owned();
-                refuse(carrier, &Refusal { reason: RefuseReason::Unknown, text }).await;
+            Led::Unknown(carrier) => {
+                refuse(carrier, &unknown()).await;
                 None
             }
         }
     }
+}
+
+fn unknown() -> Refusal {
+    Refusal { reason: RefuseReason::Unknown, text: "there is no such stream any more".to_owned() }
 }
 
 /// The client's TLS ends here; what it held goes to the target, which is connected once there is something to tell it.

@@ -13,10 +13,13 @@ use std::{
 };
 
 use async_io::Timer;
-use hive_core::Routes;
+use hive_core::{
+    ConnId, Routes,
+    stream::attempts::{First, Seeker},
+};
 use hive_protocol::{
     DEFAULT_RESUME, Direction, KeyPrefix, ProxyId, ProxyKind, ProxySpec, Remote, TUNNEL_PROTOCOL,
-    tunnel::{self, Kind, Open, Resume},
+    tunnel::{self, Kind, Open, Refusal, RefuseReason, Resume},
 };
 use hive_transport::source::Source;
 use libp2p::StreamProtocol;
@@ -209,22 +212,23 @@ async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Outer) {
         }
     };
     let grace = spec.resume.unwrap_or(DEFAULT_RESUME);
-    let entry = node.tunnels.enter(&spec, Some(connection.conn), Duration::from_secs(grace.into()));
-    // The routes may have changed while the path was found, before there was an entry to strike out.
-    if !node.routes.get().allows(spec.id, Some(connection.conn)) {
+    let lasting = Duration::from_secs(grace.into());
+    let Some(entry) = node.tunnels.enter(&spec, Some(connection.conn), lasting, &node.routes) else {
         log::debug!("proxy {}: the right to {} went while its path was found", spec.id, remote.node);
         return abort(&local.socket);
-    }
+    };
     let open = Open {
         stream: random::bytes(),
         network: remote.network.clone(),
         origin_port: spec.port,
         target_port: remote.port,
         grace: Some(grace).filter(|grace| *grace > 0),
+        attempt: None,
     };
     // It leaves with the first bytes of the application, if there are any yet.
     carrier.writer.put(&tunnel::encode_cbor(Kind::Open, &open));
-    let mut egress = Egress { node: &node, spec: &spec, remote, stream: open.stream, beside: connection };
+    let seeker = Seeker::default();
+    let mut egress = Egress { node: &node, spec: &spec, remote, open, seeker, beside: connection };
     let session = Session::asking(local, counters.clone(), grace);
     let cut = async { Err(session.cut_short(&entry).await) };
     match or(cut, egress.carry(&session, &mut carrier, &entry)).await {
@@ -247,7 +251,9 @@ struct Egress<'a> {
     node: &'a Handle,
     spec: &'a ProxySpec,
     remote: &'a Remote,
-    stream: [u8; 16],
+    /// How the stream began.
+    open: Open,
+    seeker: Seeker,
     /// The connection that its carrier belongs to, or was made beside.
     beside: Connection,
 }
@@ -267,28 +273,53 @@ impl Egress<'_> {
             log::debug!("proxy {}: {broken}, the stream waits for another carrier", self.spec.id);
             // Other channels to this peer went over the same path.
             self.node.pool.clear(&self.remote.node);
-            *carrier = within(session.grace(), self.resume(session)).await.unwrap_or(Err(broken))?;
+            *carrier = within(session.grace(), self.resume(session, entry)).await.unwrap_or(Err(broken))?;
         }
     }
 
     /// Finds a carrier and the other end of the stream on it.
-    async fn resume(&mut self, session: &Session) -> Result<Carrier, Broken> {
+    async fn resume(&mut self, session: &Session, entry: &Entry) -> Result<Carrier, Broken> {
         loop {
-            if let Ok((connection, mut carrier)) = path(self.node, self.spec.id, self.remote).await {
+            if let Ok((connection, carrier)) = path(self.node, self.spec.id, self.remote).await {
+                entry.settle_doubt();
+                // The one that was there may be as dead as the last, and nobody have noticed yet.
+                let better = better_than(self.node, self.remote, connection.conn);
                 self.beside = connection;
-                match within(RESUME_TIMEOUT, self.ask(session, &mut carrier)).await {
-                    Some(Ok(())) => return Ok(carrier),
-                    Some(Err(refused @ (Broken::Refused(_) | Broken::Violation(_)))) => return Err(refused),
-                    Some(Err(broken)) => log::debug!("proxy {}: {broken}, trying again", self.spec.id),
-                    None => log::debug!("proxy {}: no answer to RESUME, trying again", self.spec.id),
+                match or(better, self.first(session, carrier)).await {
+                    Ok(carrier) => return Ok(carrier),
+                    Err(Broken::Refused(refusal)) if self.is_lost(&refusal, session) => {}
+                    Err(refused @ (Broken::Refused(_) | Broken::Violation(_))) => return Err(refused),
+                    Err(broken) => log::debug!("proxy {}: {broken}, trying again", self.spec.id),
                 }
             }
             Timer::after(PAUSE).await;
         }
     }
 
-    async fn ask(&self, session: &Session, carrier: &mut Carrier) -> Result<(), Broken> {
-        let resume = Resume { stream: self.stream, delivered: session.delivered() };
+    /// Says what comes first on a further carrier.
+    async fn first(&mut self, session: &Session, mut carrier: Carrier) -> Result<Carrier, Broken> {
+        match self.seeker.again() {
+            First::Open { attempt } => {
+                session.reopen();
+                let open = Open { attempt: Some(attempt), ..self.open.clone() };
+                carrier.writer.put(&tunnel::encode_cbor(Kind::Open, &open));
+            }
+            First::Resume { attempt } => {
+                let late = || Err(io::Error::from(io::ErrorKind::TimedOut).into());
+                within(RESUME_TIMEOUT, self.ask(session, attempt, &mut carrier)).await.unwrap_or_else(late)?;
+            }
+        }
+        Ok(carrier)
+    }
+
+    /// Whether the ingress knows nothing of the stream only because it has never heard of it.
+    fn is_lost(&mut self, refusal: &Refusal, session: &Session) -> bool {
+        refusal.reason == RefuseReason::Unknown && self.seeker.unknown(session.is_answered())
+    }
+
+    async fn ask(&self, session: &Session, attempt: u32, carrier: &mut Carrier) -> Result<(), Broken> {
+        let delivered = session.delivered();
+        let resume = Resume { stream: self.open.stream, delivered, attempt: Some(attempt) };
         carrier.writer.send(&tunnel::encode_cbor(Kind::Resume, &resume)).await?;
         let header = carrier.reader.header().await?;
         match header.kind {
@@ -324,6 +355,13 @@ async fn path(node: &Handle, proxy: ProxyId, remote: &Remote) -> Result<(Connect
         }
         Timer::after(PAUSE).await;
     }
+}
+
+/// Waits until there is another connection to the peer than this one, and a better.
+async fn better_than<T>(node: &Handle, remote: &Remote, conn: ConnId) -> Result<T, Broken> {
+    let other = |routes: &Routes| routes.path(&remote.network, &remote.node).filter(|best| *best != conn);
+    node.routes.wait_for(other).await;
+    Err(io::Error::other("there is a better connection").into())
 }
 
 fn late(remote: &Remote) -> String {

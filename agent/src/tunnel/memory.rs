@@ -1,23 +1,25 @@
 //! Memory that tunnelled bytes may take: one budget for the node, by the size of the board.
 //!
 //! What counts is what streams keep for their peers' acknowledgement, the only buffers that grow with the number of
-//! streams. Beyond the budget each stream still gets [`FLOOR`], so a crowd of slow readers slows others down and never
-//! stops them.
+//! streams. A stream may keep as much as is free: so nobody gets everything, and all who want much get the same. Each
+//! gets [`hive_core::stream::LEAST_WINDOW`] in any case: a crowd of slow readers slows others down and never stops them.
 
 use std::sync::{
     OnceLock,
     atomic::{AtomicUsize, Ordering},
 };
 
+use hive_core::share;
 use hive_protocol::tunnel::{DATA_MAX, HEADER_LEN};
-use hive_transport::buffers::{Buffer, Pool};
+use hive_transport::{
+    board,
+    buffers::{Buffer, Pool},
+};
 
 /// Bytes that are read from an application at once: with its header, a DATA frame fills four TLS records.
 pub const READ_LEN: usize = 4 * 16 * 1024 - HEADER_LEN;
 /// Smaller runs are kept in memory of their own size.
 const SMALL: usize = 16 * 1024;
-/// What every stream may keep, whatever the others do.
-pub const FLOOR: usize = 16 * 1024;
 /// The part of the board's memory that the budget is, and its bounds.
 const PART: u128 = 16;
 const LEAST: usize = 4 * 1024 * 1024;
@@ -80,22 +82,14 @@ pub fn frame_buffer() -> Buffer {
     FRAMES.take()
 }
 
-/// Whether the node's streams keep more than the board should bear.
-pub fn is_short() -> bool {
-    KEPT.load(Ordering::Relaxed) >= budget()
-}
-
-/// Whether there is plenty, so that a stream's window may grow.
-pub fn is_plenty() -> bool {
-    KEPT.load(Ordering::Relaxed) < budget() / 2
+/// What a stream may keep now.
+pub fn share() -> usize {
+    share::share(KEPT.load(Ordering::Relaxed), budget())
 }
 
 fn budget() -> usize {
     static BUDGET: OnceLock<usize> = OnceLock::new();
-    *BUDGET.get_or_init(|| {
-        let info = rustix::system::sysinfo();
-        budget_of(u128::from(info.totalram) * u128::from(info.mem_unit))
-    })
+    *BUDGET.get_or_init(|| budget_of(board::memory()))
 }
 
 /// The budget of a board with this much memory; on 32 bits that may be more than an address holds.

@@ -234,6 +234,8 @@ async fn candidates(node: &Handle, connection: &Connection, last: Option<SocketA
     found.extend(dialled);
     // The address that the peer uses towards us is one that it can be reached at, if any is.
     let here = connection.ip().map(|ip: IpAddr| ip.to_canonical());
+    // Elsewhere, a loopback address leads to oneself.
+    published.retain(|at| !at.ip().is_loopback() || here.is_some_and(|ip| ip.is_loopback()));
     published.sort_by_key(|at| Some(at.ip().to_canonical()) != here);
     found.extend(published);
     let mut seen = Vec::new();

@@ -17,11 +17,11 @@ use std::{
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_io::Timer;
-use hive_core::stream::{Stream, Violation};
+use hive_core::stream::{Stream, Violation, window::Window};
 use hive_protocol::tunnel::{Header, Kind};
 use hive_transport::source::{Side, Source};
 use smol::future::{or, yield_now};
@@ -50,13 +50,13 @@ pub struct Session {
     grace: AtomicU32,
     /// The ingress has yet to answer OPEN.
     awaited: AtomicBool,
+    began: Instant,
     counters: Arc<Counters>,
 }
 
 struct State {
     stream: Stream<Chunk>,
-    /// A grown window that the peer has not been told.
-    window: Option<usize>,
+    window: Window,
 }
 
 impl Session {
@@ -71,10 +71,10 @@ impl Session {
     }
 
     fn new(local: Outer, counters: Arc<Counters>, grace: u32, awaited: bool) -> Self {
-        let state = State { stream: Stream::new(), window: None };
+        let state = State { stream: Stream::new(), window: Window::new() };
         let (grace, awaited) = (AtomicU32::new(grace), AtomicBool::new(awaited));
         let Outer { socket: local, cut } = local;
-        Self { local, cut, state: Mutex::new(state), grace, awaited, counters }
+        Self { local, cut, state: Mutex::new(state), grace, awaited, began: Instant::now(), counters }
     }
 
     /// For how long it may be without a carrier; zero means that it ends with its carrier.
@@ -94,7 +94,21 @@ impl Session {
     /// Goes on behind what the peer has got; see [`Stream::resume`].
     pub fn resume(&self, theirs: u64) -> Result<(), Violation> {
         self.awaited.store(false, Ordering::Relaxed);
-        self.state().stream.resume(theirs)
+        let mut state = self.state();
+        state.window.restart();
+        state.stream.resume(theirs)
+    }
+
+    /// Begins again where the ingress never heard of it; see [`Stream::reopen`].
+    pub fn reopen(&self) {
+        let mut state = self.state();
+        state.window.restart();
+        state.stream.reopen();
+    }
+
+    /// Whether the ingress has the stream.
+    pub fn is_answered(&self) -> bool {
+        !self.awaited.load(Ordering::Relaxed)
     }
 
     /// Whether both applications have closed and got everything: what is missing at most is the proof of it.
@@ -259,12 +273,13 @@ impl Session {
     }
 
     fn acknowledged(&self, count: u64) -> Result<(), Broken> {
+        let (share, now) = (memory::share(), self.began.elapsed());
         let mut state = self.state();
-        // An acknowledgement that finds the window full means that the path would take more.
-        if memory::is_plenty() {
-            state.window = state.stream.outgoing.grow().or(state.window);
-        }
-        Ok(state.stream.outgoing.acknowledged(count)?)
+        let State { stream, window } = &mut *state;
+        let was_full = stream.outgoing.is_full(window.bytes(share));
+        stream.outgoing.acknowledged(count)?;
+        window.acknowledged(count, was_full, share, now);
+        Ok(())
     }
 }
 

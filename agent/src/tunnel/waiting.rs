@@ -1,17 +1,18 @@
 //! The streams of this node's ingresses that can resume: who may come back for which, and where it is then led.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use hive_protocol::{NetworkName, NodeId};
+use hive_core::stream::attempts::Latest;
+use hive_protocol::{NetworkName, NodeId, tunnel::Resume};
 use smol::channel::{self, Receiver, Sender};
 
-use super::carrier::Carrier;
-
-/// Ended streams that are remembered for a peer that missed the last acknowledgement.
-const REMEMBERED: usize = 1024;
+use super::{
+    carrier::Carrier,
+    past::{End, Past},
+};
 
 /// A stream as its egress named it, and that egress' node: nobody else can ask for it.
 pub type Name = (NodeId, [u8; 16]);
@@ -31,38 +32,54 @@ pub struct Waiting(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     live: BTreeMap<Name, Live>,
-    /// What this side had got of streams that ended well.
-    ended: BTreeMap<Name, u64>,
-    order: VecDeque<Name>,
+    past: Past,
 }
 
 /// A stream that may wait for its next carrier.
 struct Live {
     arrivals: Sender<Arrival>,
+    latest: Latest,
     /// Of which its peer has to be a member.
     network: NetworkName,
+}
+
+/// Why a stream cannot begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It has begun already: this OPEN was lost for a while, or the one before was.
+    Live,
+    /// It was here and has ended.
+    Past,
 }
 
 /// What became of an arrival.
 pub enum Led {
     /// Its stream's task has it.
     On,
+    /// A later attempt was taken before: the carrier is of no use to anybody.
+    Overtaken,
     /// Its stream has ended here, with so many bytes and the end; the carrier comes back.
-    Ended(Arrival, u64),
+    Ended(Carrier, u64),
     /// There is no such stream; the carrier comes back.
-    Unknown(Arrival),
+    Unknown(Carrier),
 }
 
 impl Waiting {
-    /// Enters a stream; none if its name is taken.
-    pub fn enter(self: &Arc<Self>, name: Name, network: NetworkName) -> Option<Place> {
+    /// Enters a stream that this attempt opens.
+    ///
+    /// # Errors
+    /// If there is, or was, a stream of this name.
+    pub fn enter(self: &Arc<Self>, name: Name, network: NetworkName, attempt: Option<u32>) -> Result<Place, Taken> {
         let mut inner = self.lock();
-        if inner.live.contains_key(&name) || inner.ended.contains_key(&name) {
-            return None;
+        if inner.live.contains_key(&name) {
+            return Err(Taken::Live);
+        }
+        if inner.past.get(&name).is_some() {
+            return Err(Taken::Past);
         }
         let (sender, arrivals) = channel::bounded(1);
-        inner.live.insert(name, Live { arrivals: sender, network });
-        Some(Place { waiting: self.clone(), name, arrivals, ended: None })
+        inner.live.insert(name, Live { arrivals: sender, latest: Latest::opened(attempt), network });
+        Ok(Place { waiting: self.clone(), name, arrivals, end: None })
     }
 
     /// The network of a stream that lives.
@@ -71,24 +88,28 @@ impl Waiting {
     }
 
     /// Leads a carrier to its stream.
-    pub fn lead(&self, name: &Name, arrival: Arrival) -> Led {
-        let inner = self.lock();
-        if let Some(live) = inner.live.get(name) {
-            return match live.arrivals.force_send(arrival) {
+    pub fn lead(&self, peer: NodeId, resume: &Resume, carrier: Carrier) -> Led {
+        let name = (peer, resume.stream);
+        let mut inner = self.lock();
+        if let Some(live) = inner.live.get_mut(&name) {
+            if !live.latest.take(resume.attempt) {
+                return Led::Overtaken;
+            }
+            return match live.arrivals.force_send(Arrival { carrier, delivered: resume.delivered }) {
                 // One that waits already is from an attempt that the peer has given up.
                 Ok(_given_up) => Led::On,
-                Err(error) => Led::Unknown(error.into_inner()),
+                Err(error) => Led::Unknown(error.into_inner().carrier),
             };
         }
-        match inner.ended.get(name) {
-            Some(count) => Led::Ended(arrival, *count),
-            None => Led::Unknown(arrival),
+        match inner.past.get(&name) {
+            Some(End::Well(count)) => Led::Ended(carrier, count),
+            Some(End::Broken) | None => Led::Unknown(carrier),
         }
     }
 
     /// The peer has gone on to its next stream: it misses nothing of this one.
     pub fn forget(&self, name: &Name) {
-        self.lock().ended.remove(name);
+        self.lock().past.remove(name);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -101,7 +122,8 @@ pub struct Place {
     waiting: Arc<Waiting>,
     name: Name,
     arrivals: Receiver<Arrival>,
-    ended: Option<u64>,
+    /// What is remembered of it.
+    end: Option<End>,
 }
 
 impl Place {
@@ -114,9 +136,19 @@ impl Place {
         }
     }
 
-    /// The stream ended well, with `count` got here: remembered for a while.
+    /// The carrier that has come meanwhile, if one has: the egress listens on no other.
+    pub fn latest(&self, carrier: Carrier) -> Carrier {
+        self.arrivals.try_recv().map_or(carrier, |arrival| arrival.carrier)
+    }
+
+    /// The target is connected: from now on the stream has been, however it ends.
+    pub fn connected(&mut self) {
+        self.end = Some(End::Broken);
+    }
+
+    /// The stream ended well, with `count` got here.
     pub fn end(mut self, count: u64) {
-        self.ended = Some(count);
+        self.end = Some(End::Well(count));
     }
 }
 
@@ -124,12 +156,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut inner = self.waiting.lock();
         inner.live.remove(&self.name);
-        let Some(count) = self.ended else { return };
-        inner.ended.insert(self.name, count);
-        inner.order.push_back(self.name);
-        while inner.order.len() > REMEMBERED {
-            let Some(oldest) = inner.order.pop_front() else { return };
-            inner.ended.remove(&oldest);
+        if let Some(end) = self.end {
+            inner.past.insert(self.name, end);
         }
     }
 }
@@ -139,37 +167,35 @@ mod tests {
     use super::*;
 
     fn peer(n: u8) -> NodeId {
-        let key = libp2p::identity::Keypair::ed25519_from_bytes([n; 32]).unwrap();
-        NodeId::from_peer_id(&key.public().to_peer_id()).unwrap()
+        NodeId::from_bytes([n; 32])
     }
 
-    fn network() -> NetworkName {
-        "home".parse().unwrap()
+    fn enter(waiting: &Arc<Waiting>, name: Name) -> Result<Place, Taken> {
+        waiting.enter(name, "home".parse().unwrap(), None)
     }
 
     #[test]
     fn a_name_is_taken_while_its_stream_lives_and_while_its_end_is_remembered() {
         let waiting = Arc::<Waiting>::default();
         let name = (peer(1), [7; 16]);
-        let place = waiting.enter(name, network()).unwrap();
-        assert!(waiting.enter(name, network()).is_none());
-        assert!(waiting.enter((peer(2), [7; 16]), network()).is_some(), "a name belongs to one peer");
+        let place = enter(&waiting, name).unwrap();
+        assert_eq!(enter(&waiting, name).err(), Some(Taken::Live));
+        assert!(enter(&waiting, (peer(2), [7; 16])).is_ok(), "a name belongs to one peer");
         place.end(5);
-        assert_eq!(waiting.lock().ended.get(&name), Some(&5));
-        assert!(waiting.enter(name, network()).is_none());
+        assert_eq!(waiting.lock().past.get(&name), Some(End::Well(5)));
+        assert_eq!(enter(&waiting, name).err(), Some(Taken::Past));
         waiting.forget(&name);
-        assert!(waiting.enter(name, network()).is_some());
+        assert!(enter(&waiting, name).is_ok());
     }
 
     #[test]
-    fn a_bounded_number_of_ends_is_remembered() {
+    fn only_a_stream_whose_target_was_connected_has_been() {
         let waiting = Arc::<Waiting>::default();
-        for n in 0..2 * REMEMBERED as u64 {
-            let mut stream = [0; 16];
-            stream[..8].copy_from_slice(&n.to_be_bytes());
-            waiting.enter((peer(1), stream), network()).unwrap().end(n);
-        }
-        assert_eq!(waiting.lock().ended.len(), REMEMBERED);
-        assert_eq!(waiting.lock().order.len(), REMEMBERED);
+        let name = (peer(1), [7; 16]);
+        drop(enter(&waiting, name).unwrap());
+        let mut place = enter(&waiting, name).unwrap();
+        place.connected();
+        drop(place);
+        assert_eq!(enter(&waiting, name).err(), Some(Taken::Past));
     }
 }

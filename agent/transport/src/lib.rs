@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+pub mod board;
 pub mod buffers;
 pub mod bulk;
 pub mod dns;

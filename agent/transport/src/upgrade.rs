@@ -55,8 +55,8 @@ pub struct Options {
     pub handshake_timeout: Duration,
     /// From resolving a name to the multiplexer, for connections that we open.
     pub dial_timeout: Duration,
-    /// Streams of one connection, both directions together; one more ends the connection. yamux promises 256 KiB of
-    /// window for each out of a total of 1 GiB, so 4,096 is the most.
+    /// Streams of one connection, both directions together; one more ends the connection. At most 4,032: see
+    /// `MAX_STREAMS`.
     pub max_streams: usize,
     /// Where accepted sockets of the [bulk plane](crate::bulk) go; without it there is none.
     pub bulk: Option<Sender<tcp::TcpStream>>,
@@ -74,7 +74,13 @@ impl Default for Options {
     }
 }
 
-const MAX_STREAMS: usize = 4096;
+/// yamux promises each stream of a connection this window, out of a total for all of them.
+const PROMISED_WINDOW: usize = 256 * 1024;
+const TOTAL_WINDOW: usize = 1024 * 1024 * 1024;
+/// What is not promised is what the windows of busy streams may grow by, all of a connection's together: one stream at
+/// 500 Mbit/s needs 4 MiB over 60 ms. With nothing left to grow by it would be held to 34 Mbit/s there.
+const GROWTH: usize = 16 * 1024 * 1024;
+const MAX_STREAMS: usize = (TOTAL_WINDOW - GROWTH) / PROMISED_WINDOW;
 
 /// Security and multiplexing for one identity, to be put on any raw transport.
 #[derive(Clone)]

@@ -59,6 +59,8 @@ pub const OTHER_FILES: &[&str] = &[
     "tunnel.window",
     "tunnel.resume",
     "tunnel.resumed",
+    "tunnel.open.attempt",
+    "tunnel.resume.attempt",
 ];
 
 pub fn network() -> NetworkName {

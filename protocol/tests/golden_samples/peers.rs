@@ -9,7 +9,7 @@ use hive_protocol::{
 use super::{addresses, key, network, node, record};
 
 pub fn open() -> Open {
-    Open { stream: [0xa5; 16], network: network(), origin_port: 18_080, target_port: 8080, grace: None }
+    Open { stream: [0xa5; 16], network: network(), origin_port: 18_080, target_port: 8080, grace: None, attempt: None }
 }
 
 pub fn lasting_open() -> Open {
@@ -17,7 +17,12 @@ pub fn lasting_open() -> Open {
 }
 
 pub fn resume() -> Resume {
-    Resume { stream: [0xa5; 16], delivered: 70_000 }
+    Resume { stream: [0xa5; 16], delivered: 70_000, attempt: None }
+}
+
+/// The third time that an egress looks for its stream, by either frame.
+pub fn third_attempt() -> (Open, Resume) {
+    (Open { attempt: Some(3), ..lasting_open() }, Resume { attempt: Some(3), ..resume() })
 }
 
 pub fn refusal() -> Refusal {

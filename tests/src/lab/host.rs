@@ -1,7 +1,8 @@
 //! One host of a lab: where commands run, sockets open and links fail.
 
 use super::{
-    Segment, Shared,
+    Link, Segment, Shared,
+    link::Emulator,
     netns::Netns,
     segment::{PREFIX4, PREFIX6},
 };
@@ -23,6 +24,7 @@ pub struct Host {
 // Fields are dropped in this order: the namespace goes before the lab's folder.
 struct Inner {
     name: String,
+    link: Mutex<Option<Emulator>>,
     /// `None` on loopback.
     netns: Option<Netns>,
     /// The name of this host's port of the segment's bridge.
@@ -44,6 +46,7 @@ impl Host {
         };
         let host = Inner {
             name: name.to_owned(),
+            link: Mutex::new(None),
             netns: (!lab.is_loopback()).then(|| Netns::create(format!("{}-{number}-{name}", lab.id))),
             port: format!("p{number}"),
             segment: segment.clone(),
@@ -134,6 +137,17 @@ impl Host {
     pub fn free_port(&self) -> u16 {
         let listener = self.bind((Ipv4Addr::UNSPECIFIED, 0).into());
         listener.local_addr().expect("a bound socket").port()
+    }
+
+    /// Makes the way to this host long: what arrives at its interface is delayed, for as long as the host lives. A host
+    /// behind a router is also as far away as the router.
+    ///
+    /// # Panics
+    /// When it has a link already; where [`Lab::links`](super::Lab::links) says that there are none.
+    pub fn emulate(&self, link: Link) {
+        let mut slot = self.inner.link.lock().expect("no panic under this lock");
+        assert!(slot.is_none(), "{} has a link", self.name());
+        *slot = Some(Emulator::start(self.netns(), link));
     }
 
     /// Takes the interface down, as a person does (aeroplane mode). The host notices at once.

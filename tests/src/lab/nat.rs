@@ -76,7 +76,7 @@ impl Router {
         let router = Router { host, nat, inside };
         router.connect_inside();
         router.forward();
-        router.load(&router.rules());
+        router.load(&router.rules(""));
         router
     }
 
@@ -95,13 +95,13 @@ impl Router {
         &self.host
     }
 
-    /// Forgets every mapping, as a router that restarts: later packets get other ports where the kind allows, and what was
+    /// Forgets every mapping, as a router that restarts or that has no room: later packets get other ports, and what was
     /// let in is no more.
     pub fn rebind(&self) {
         // A closed gate keeps traffic from renewing old mappings meanwhile.
         self.load("chain gate { type filter hook prerouting priority -400; policy drop; }");
         self.host.enter(flush_conntrack);
-        self.load(&self.rules());
+        self.load(&self.rules(" fully-random"));
     }
 
     /// Lets everybody outside reach `port` of a host behind it, TCP and UDP, as a person configures a port forwarding.
@@ -147,8 +147,9 @@ impl Router {
     }
 
     /// `mapped` keeps the public port that the first packet of a private port got, and gives it to all later ones; `owner`
-    /// is its inverse, and keeps a second host from sharing a port; `written` holds whom each private port wrote to.
-    fn rules(&self) -> String {
+    /// is its inverse, and keeps a second host from sharing a port; `written` holds whom each private port wrote to. `ports`
+    /// says how a new port is chosen: nothing keeps the private one where it is free.
+    fn rules(&self, ports: &str) -> String {
         const PORTS: &str = "meta l4proto { tcp, udp }";
         const OUT: &str = "oifname eth0";
         let independent = self.nat.maps_independently();
@@ -156,7 +157,7 @@ impl Router {
             format!(
                 "{OUT} {PORTS} snat ip addr . port to meta l4proto . ip saddr . th sport map @mapped
                  {OUT} {PORTS} meta l4proto . th sport @owner masquerade fully-random
-                 {OUT} masquerade"
+                 {OUT} masquerade{ports}"
             )
         } else {
             format!("{OUT} masquerade fully-random")

@@ -6,7 +6,7 @@ use hive_protocol::{
 };
 
 use super::*;
-use crate::{Output, testing::*};
+use crate::{ConnId, Epoch, Event, Output, Routes, Standing, testing::*};
 
 /// A core that knows peers 1 to 3.
 fn bench() -> Bench {
@@ -19,7 +19,7 @@ fn bench() -> Bench {
 }
 
 fn open(origin_port: u16, target_port: u16) -> Open {
-    Open { stream: [1; 16], network: lab(), origin_port, target_port, grace: None }
+    Open { stream: [1; 16], network: lab(), origin_port, target_port, grace: None, attempt: None }
 }
 
 #[test]
@@ -101,6 +101,12 @@ fn a_proxy_that_makes_no_sense_is_refused() {
     assert_eq!(bench.core.remove_proxy(99, bench.now).unwrap_err().code, FailureCode::Usage);
 }
 
+/// Whether a stream of this proxy may go on over a connection now.
+fn allows(routes: &Routes, proxy: ProxyId, conn: Option<ConnId>) -> bool {
+    let epoch: Epoch = conn.map_or(0, |conn| routes.epoch(&lab(), conn));
+    routes.standing(proxy, conn, epoch) == Standing::Held
+}
+
 #[test]
 fn a_stream_needs_the_right_peer_port_target_and_connection() {
     let mut bench = Bench::new();
@@ -111,8 +117,8 @@ fn a_stream_needs_the_right_peer_port_target_and_connection() {
     let proxy = bench.core.add_proxy(&ingress("peer1"), bench.now).unwrap();
     let routes = bench.core.routes();
     assert_eq!(routes.admit(conn, &id(1), &open(18_080, 8080)).unwrap().id, proxy);
-    assert!([Some(other), Some(stranger), None].iter().all(|conn| !routes.allows(proxy, *conn)));
-    assert!(routes.allows(proxy, Some(conn)));
+    assert!([Some(other), Some(stranger), None].iter().all(|conn| !allows(&routes, proxy, *conn)));
+    assert!(allows(&routes, proxy, Some(conn)));
     let refused = [
         (other, 2, open(18_080, 8080)),
         (other, 1, open(18_080, 8080)),
@@ -140,12 +146,39 @@ fn a_right_that_is_taken_away_is_gone_at_once() {
         let conn = bench.member(1);
         bench.hear_of(conn, 1, 5);
         let proxy = bench.core.add_proxy(&ingress("peer1"), bench.now).unwrap();
-        assert!(bench.core.routes().allows(proxy, Some(conn)));
+        assert!(allows(&bench.core.routes(), proxy, Some(conn)));
         bench.listen();
         take_away(&mut bench, proxy);
         bench.listen();
-        assert!(!bench.core.routes().allows(proxy, Some(conn)));
+        assert!(!allows(&bench.core.routes(), proxy, Some(conn)));
         assert!(bench.said.iter().any(|output| matches!(output, Output::RoutesChanged)));
+    }
+}
+
+#[test]
+fn an_ended_password_ends_the_rights_of_those_who_are_away_too() {
+    let day = secs(24 * 3600);
+    for (grace, at_once, later) in
+        [(secs(0), Standing::Revoked, Standing::Revoked), (day, Standing::Absent, Standing::Revoked)]
+    {
+        let mut bench = Bench::new();
+        let [old, new] = [bench.member(1), bench.member(1)];
+        bench.hear_of(old, 1, 5);
+        let proxy = bench.core.add_proxy(&ingress("peer1"), bench.now).unwrap();
+        let epoch = |bench: &Bench, conn| bench.core.routes().epoch(&lab(), conn);
+        let by_old = epoch(&bench, old);
+        bench.tell(Event::Disconnected { conn: old });
+        bench.core.rotate(&lab(), secret(2), grace, bench.now).unwrap();
+        bench.listen();
+        assert!(bench.said.iter().any(|output| matches!(output, Output::RoutesChanged)));
+        let standing = |bench: &Bench, conn, epoch| bench.core.routes().standing(proxy, Some(conn), epoch);
+        assert_eq!(standing(&bench, old, by_old), at_once);
+        bench.tell(Event::Joined { conn: new, network: lab(), secret: secret(2) });
+        let by_new = epoch(&bench, new);
+        bench.tell(Event::Disconnected { conn: new });
+        bench.pass(day + secs(60));
+        assert_eq!(standing(&bench, old, by_old), later);
+        assert_eq!(standing(&bench, new, by_new), Standing::Absent, "the new password still counts");
     }
 }
 

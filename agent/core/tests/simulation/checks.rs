@@ -81,3 +81,9 @@ pub fn degree_is_small(world: &World, most: f64) {
         assert!((3.0..=most).contains(&average), "{average:.1} connections a member of {network} on average");
     }
 }
+
+/// How many connections a node has on average, whatever they are for.
+pub fn connections(world: &World) -> f64 {
+    let ends: usize = (0..world.len()).map(|node| world.conns(node).count()).sum();
+    ends as f64 / world.len() as f64
+}

@@ -1,12 +1,14 @@
 //! Fifty nodes in one process, with cores as they are and a network that is made up: latency, cuts, partitions,
 //! restarts from what was stored. Everything follows from a seed, so a failure replays:
-//! `HIVE_SIM_SEED=7 cargo test -p hive-core --test simulation`; `HIVE_SIM_RUNS=100` tries more seeds.
+//! `HIVE_SIM_SEED=7 cargo test -p hive-core --test simulation`; `HIVE_SIM_RUNS=100` tries more seeds. `scale` does it with a
+//! thousand nodes, and with more on demand.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
 mod checks;
 mod disk;
 mod mishaps;
+mod scale;
 mod world;
 
 use std::{collections::BTreeSet, time::Duration};
@@ -78,6 +80,27 @@ fn all_members_converge_after_any_disorder() {
         checks::converges(&mut world, Duration::from_secs(300));
         world.run(Duration::from_secs(120));
         checks::degree_is_small(&world, 12.0);
+    });
+}
+
+/// A power cut that ends at one moment for all: everybody dials, nobody is known to be up.
+#[test]
+fn fifty_nodes_restarted_at_once_make_no_storm() {
+    for_each_seed(|seed| {
+        let mut world = grown(seed);
+        checks::converges(&mut world, Duration::from_secs(120));
+        (0..NODES).for_each(|node| world.crash(node));
+        (0..NODES).for_each(|node| world.start(node));
+        let mut most = 0.0f64;
+        for _ in 0..120 {
+            world.run(Duration::from_secs(1));
+            most = most.max(checks::connections(&world));
+        }
+        checks::always(&world);
+        checks::converges(&mut world, Duration::from_secs(120));
+        let settled = checks::connections(&world);
+        eprintln!("seed {seed}: {most:.1} connections a node at most, {settled:.1} when settled");
+        assert!(settled <= 12.0, "{settled:.1} connections a node on average");
     });
 }
 

@@ -11,7 +11,7 @@ pub use hive_protocol::NetworkName;
 use hive_protocol::{
     NodeId, NodeName, Timestamp, frame,
     password::Secret,
-    peer::{JoinRefusal, PeerMessage},
+    peer::{JoinRefusal, PeerMessage, SyncMessage},
 };
 use libp2p_identity::ed25519;
 use multiaddr::Multiaddr;
@@ -51,6 +51,8 @@ pub enum Happening {
     Message {
         conn: ConnId,
         message: PeerMessage,
+        /// Messages in a row, each because of the one before.
+        hop: u32,
     },
     Down {
         conn: ConnId,
@@ -95,6 +97,23 @@ pub struct World {
     pub members: BTreeMap<NetworkName, BTreeSet<usize>>,
     pub ever: BTreeMap<NetworkName, BTreeSet<usize>>,
     pub bans: BTreeSet<(usize, usize, NetworkName)>,
+    pub meter: Meter,
+    /// Whether what a core stores is kept for its next start.
+    pub disks: bool,
+    /// Between any two nodes, if it is the same everywhere.
+    pub latency: Option<Duration>,
+}
+
+/// What travels between the nodes.
+#[derive(Default)]
+pub struct Meter {
+    pub messages: u64,
+    pub bytes: u64,
+    /// By the end of a connection that sent them.
+    pub sent: BTreeMap<ConnId, u64>,
+    /// The row of messages with which records first came to a node.
+    pub hops: BTreeMap<usize, u32>,
+    hop: u32,
 }
 
 pub fn secret(password: &str) -> Secret {
@@ -119,15 +138,16 @@ impl World {
             members: BTreeMap::new(),
             ever: BTreeMap::new(),
             bans: BTreeSet::new(),
+            meter: Meter::default(),
+            disks: true,
+            latency: None,
         };
-        for index in 0..count {
-            world.add(index);
-            world.start(index);
-        }
+        (0..count).for_each(|index| world.add(index));
+        (0..count).for_each(|index| world.start(index));
         world
     }
 
-    fn add(&mut self, index: usize) {
+    pub fn add(&mut self, index: usize) {
         let secret = ed25519::SecretKey::try_from_bytes(self.rng.random::<[u8; 32]>()).unwrap();
         let key = ed25519::Keypair::from(secret);
         let address = self.place(index);
@@ -184,6 +204,11 @@ impl World {
         self.nodes[node].disk.name.clone()
     }
 
+    /// As the node itself has it, stored or not.
+    pub fn name_in_use(&self, node: usize) -> NodeName {
+        self.core(node).name().clone()
+    }
+
     pub fn address(&self, node: usize) -> &Multiaddr {
         &self.nodes[node].address
     }
@@ -237,7 +262,10 @@ impl World {
     }
 
     /// One way between two nodes; always the same for a pair, so messages keep their order.
-    fn latency(a: usize, b: usize) -> Duration {
+    fn latency(&self, a: usize, b: usize) -> Duration {
+        if let Some(latency) = self.latency {
+            return latency;
+        }
         Duration::from_millis(5 + (a * 7 + b * 7 + a * b) as u64 % 60)
     }
 
@@ -256,10 +284,14 @@ impl World {
             }
             Happening::Dial { from, life, peer, addresses } => self.dialled(from, life, peer, &addresses),
             Happening::Join { conn, network, secrets } => self.join_arrived(conn, network, &secrets),
-            Happening::Message { conn, message } => {
-                if let Some(end) = self.ends.get(&conn).copied() {
-                    self.tell(end.node, Event::Sync { conn, message });
+            Happening::Message { conn, message, hop } => {
+                let Some(end) = self.ends.get(&conn).copied() else { return };
+                if matches!(message.body, SyncMessage::Records { .. }) {
+                    self.meter.hops.entry(end.node).or_insert(hop);
                 }
+                self.meter.hop = hop;
+                self.tell(end.node, Event::Sync { conn, message });
+                self.meter.hop = 0;
             }
             Happening::Down { conn } => {
                 if let Some(end) = self.ends.remove(&conn) {
@@ -303,7 +335,8 @@ impl World {
     fn carry_out(&mut self, node: usize, output: Output) {
         let life = self.nodes[node].life;
         match output {
-            Output::Persist(change) => disk::apply(&mut self.nodes[node].disk, change),
+            Output::Persist(change) if self.disks => disk::apply(&mut self.nodes[node].disk, change),
+            Output::Persist(_) => {}
             Output::Dial { peer, addresses } => {
                 assert!(!addresses.is_empty() && peer != self.nodes[node].id);
                 self.later(Duration::from_millis(40), Happening::Dial { from: node, life, peer, addresses });
@@ -322,11 +355,15 @@ impl World {
     }
 
     fn send(&mut self, conn: ConnId, message: PeerMessage) {
-        assert!(frame::encode(&message, frame::PEER_MAX).is_ok(), "a message fits its frame");
+        let bytes = frame::encode(&message, frame::PEER_MAX).expect("a message fits its frame").len() as u64;
+        self.meter.messages += 1;
+        self.meter.bytes += bytes;
+        *self.meter.sent.entry(conn).or_default() += bytes;
+        let hop = self.meter.hop + 1;
         let Some(end) = self.ends.get(&conn).copied() else { return };
         let Some(other) = self.ends.get(&end.other).copied() else { return };
         if self.reaches(end.node, other.node) {
-            self.later(Self::latency(end.node, other.node), Happening::Message { conn: end.other, message });
+            self.later(self.latency(end.node, other.node), Happening::Message { conn: end.other, message, hop });
         }
     }
 
@@ -364,7 +401,7 @@ impl World {
         let secrets = self.core(node).join_secrets(&network, &self.nodes[other.node].id, self.now(node));
         if self.reaches(node, other.node) {
             let happening = Happening::Join { conn: end.other, network, secrets };
-            self.later(Self::latency(node, other.node), happening);
+            self.later(self.latency(node, other.node), happening);
         }
     }
 
@@ -372,7 +409,7 @@ impl World {
     fn join_arrived(&mut self, conn: ConnId, network: NetworkName, theirs: &[Secret]) {
         let Some(here) = self.ends.get(&conn).copied() else { return };
         let Some(there) = self.ends.get(&here.other).copied() else { return };
-        let way = Self::latency(here.node, there.node);
+        let way = self.latency(here.node, there.node);
         let purpose = Purpose::Join(network.clone());
         let source = Source { peer: Some(self.nodes[there.node].id), ip: None };
         let asked = self.command(here.node, |core, now| core.attempt(&purpose, source, now));
@@ -401,7 +438,7 @@ impl World {
     pub fn cut(&mut self, conn: ConnId, after: Duration) {
         let Some(end) = self.ends.get(&conn).copied() else { return };
         self.later(after, Happening::Down { conn });
-        let way = self.ends.get(&end.other).map_or(after, |other| Self::latency(end.node, other.node));
+        let way = self.ends.get(&end.other).map_or(after, |other| self.latency(end.node, other.node));
         self.later(after + way, Happening::Down { conn: end.other });
     }
 }

@@ -77,8 +77,7 @@ impl Session {
 
     pub(super) fn wants_more(&self) -> bool {
         let state = self.state();
-        let outgoing = &state.stream.outgoing;
-        outgoing.room() > 0 && (!memory::is_short() || outgoing.unacknowledged() < memory::FLOOR)
+        state.stream.outgoing.room(state.window.bytes(memory::share())) > 0
     }
 
     /// Puts what the peer should hear into the next write.
@@ -92,7 +91,9 @@ impl Session {
                 writer.put(&tunnel::encode_count(Kind::Ack, count));
                 incoming.acknowledged();
             }
-            if let Some(bytes) = window.take_if(|_| writer.room() > 2 * HEADER_LEN) {
+            if writer.room() > 2 * HEADER_LEN
+                && let Some(bytes) = window.take_news()
+            {
                 writer.put(&tunnel::encode_u32(Kind::Window, u32::try_from(bytes).unwrap_or(u32::MAX)));
             }
         }
@@ -106,6 +107,10 @@ impl Session {
             writer.put(&Header { kind: Kind::Data, len: slice.len() }.to_bytes());
             writer.put(slice);
             taken += slice.len();
+        }
+        if taken > 0 && window.is_curious() {
+            let (sent, acked) = stream.outgoing.progress();
+            window.sent(sent, acked, self.began.elapsed());
         }
         stream.outgoing.sent(taken);
         if let Some(total) = stream.outgoing.end_to_send().filter(|_| writer.room() >= HEADER_LEN + 8) {
@@ -138,7 +143,7 @@ impl Session {
     fn has_to_say(&self) -> bool {
         let state = self.state();
         let State { stream, window } = &*state;
-        let acks = self.is_lasting() && (stream.incoming.ack_due().is_some() || window.is_some());
+        let acks = self.is_lasting() && (stream.incoming.ack_due().is_some() || window.has_news());
         acks || stream.outgoing.unsent() > 0 || stream.outgoing.end_to_send().is_some() || stream.is_finished()
     }
 

@@ -41,7 +41,7 @@ pub struct Acceptor {
     tls: tls::Config,
     sockets: Receiver<TcpStream>,
     limits: Limits,
-    running: Arc<Mutex<HashMap<Prefix, usize>>>,
+    running: Running,
 }
 
 impl Acceptor {
@@ -69,23 +69,34 @@ impl Acceptor {
 
     /// A place for one more stranger, or none: the socket is dropped then.
     fn place(&self, socket: &TcpStream) -> Option<Place> {
-        let prefix = Prefix::from(socket.peer_addr().ok()?.ip());
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = running.values().sum();
-        let here = running.entry(prefix).or_default();
-        if all >= self.limits.strangers || *here >= self.limits.per_prefix {
+        let place = Place::take(&self.running, self.limits, socket.peer_addr().ok()?.ip().into());
+        if place.is_none() {
             log::debug!("too many strangers call the bulk plane, a caller is turned away");
-            return None;
         }
-        *here += 1;
-        Some(Place { running: self.running.clone(), prefix })
+        place
     }
 }
 
+/// How many strangers of each prefix there are; of none that has none.
+type Running = Arc<Mutex<HashMap<Prefix, usize>>>;
+
 /// Counts one stranger while it lives.
 pub struct Place {
-    running: Arc<Mutex<HashMap<Prefix, usize>>>,
+    running: Running,
     prefix: Prefix,
+}
+
+impl Place {
+    fn take(running: &Running, limits: Limits, prefix: Prefix) -> Option<Self> {
+        let mut strangers = running.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all, here): (usize, usize) =
+            (strangers.values().sum(), strangers.get(&prefix).copied().unwrap_or_default());
+        if all >= limits.strangers || here >= limits.per_prefix {
+            return None;
+        }
+        strangers.insert(prefix, here + 1);
+        Some(Self { running: running.clone(), prefix })
+    }
 }
 
 impl Drop for Place {
@@ -97,5 +108,26 @@ impl Drop for Place {
                 running.remove(&self.prefix);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn those_turned_away_leave_no_trace() {
+        let running = Running::default();
+        let from = |n: u32| std::net::IpAddr::from(Ipv4Addr::from(n)).into();
+        let limits = Limits { strangers: 3, per_prefix: 2 };
+        let take = |n| Place::take(&running, limits, from(n));
+        let mut places: Vec<Place> = [1, 1, 1, 2].into_iter().filter_map(take).collect();
+        assert_eq!(places.len(), 3, "two of the first address, one of the second");
+        assert!((3..1000).all(|n| take(n).is_none()));
+        assert_eq!(running.lock().unwrap().len(), 2);
+        places.clear();
+        assert!(running.lock().unwrap().is_empty());
     }
 }

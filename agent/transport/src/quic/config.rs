@@ -12,16 +12,17 @@ use ring::hmac;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::runtime::Runtime;
-use crate::{Options, tcp::socket::explain, tls};
+use crate::{Options, board, tcp::socket::explain, tls};
 
 /// A dead path is noticed after this. NATs forget UDP after 30 s and more (RFC 4787, section 4.3: two minutes).
 const IDLE: Duration = Duration::from_secs(18);
 /// A path that is not used is kept by a packet this often.
 const KEEP_ALIVE: Duration = Duration::from_secs(7);
-/// Bytes on the way on one stream: 500 Mbit/s over 120 ms.
-const STREAM_WINDOW: u32 = 8 << 20;
-/// The same of one connection, in each direction.
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Bytes on the way on one connection, in each direction, and of them on one stream half: 500 Mbit/s over 120 ms. Less
+/// where that were more than this part of the board's memory.
+const MOST_ON_THE_WAY: u32 = 16 << 20;
+const LEAST_ON_THE_WAY: u32 = 1 << 20;
+const PART_OF_MEMORY: u128 = 64;
 
 /// Why no endpoint can be made.
 #[derive(Debug, thiserror::Error)]
@@ -82,16 +83,22 @@ fn endpoint(identity: &Keypair) -> EndpointConfig {
 fn transport(options: &Options) -> TransportConfig {
     let mut transport = TransportConfig::default();
     let streams = u32::try_from(options.max_streams).unwrap_or(u32::MAX);
+    let window = window(board::memory());
     transport
         .max_concurrent_bidi_streams(streams.into())
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
-        .stream_receive_window(STREAM_WINDOW.into())
-        .receive_window(CONNECTION_WINDOW.into())
-        .send_window(u64::from(CONNECTION_WINDOW))
+        .stream_receive_window((window / 2).into())
+        .receive_window(window.into())
+        .send_window(u64::from(window))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(IdleTimeout::try_from(IDLE).ok());
     transport
+}
+
+/// Bytes on the way on one connection of a board with this much memory.
+fn window(memory: u128) -> u32 {
+    u32::try_from(memory / PART_OF_MEMORY).unwrap_or(MOST_ON_THE_WAY).clamp(LEAST_ON_THE_WAY, MOST_ON_THE_WAY)
 }
 
 fn open(local: SocketAddr) -> io::Result<std::net::UdpSocket> {
@@ -135,6 +142,14 @@ mod tests {
                 front.send_to(&home[..length], client).await.unwrap();
             }
         }
+    }
+
+    #[test]
+    fn the_window_follows_the_board() {
+        const MIB: u128 = 1 << 20;
+        let boards = [32 * MIB, 64 * MIB, 128 * MIB, 1024 * MIB, u128::MAX];
+        let most = MOST_ON_THE_WAY;
+        assert_eq!(boards.map(window), [LEAST_ON_THE_WAY, LEAST_ON_THE_WAY, 2 << 20, most, most]);
     }
 
     #[test]

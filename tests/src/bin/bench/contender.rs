@@ -3,13 +3,12 @@
 //! A peer is two small scripts in a folder of its name: `far` runs where the servers are, `near` where the clients are;
 //! `tests/peers.d/README.md` says what they find in their environment.
 
-use crate::{Bench, Way};
+use crate::{Bench, Servers, Way};
 use hive_tests::{
     lab::{Host, Lab},
     notice,
     pair::{self, Pair},
     process::Process,
-    tcp,
     usage::Usage,
 };
 use std::{
@@ -39,7 +38,7 @@ pub struct Contender {
 enum Running {
     /// Where all the others lead, and plain TCP leads too.
     Servers {
-        _running: [tcp::Server; 3],
+        _running: Servers,
     },
     Agents(Box<Pair>),
     Peer([Process; 2]),
@@ -50,8 +49,7 @@ impl Contender {
     pub fn all(lab: &Lab, bench: Bench, other: Option<&Path>, peers: &[PathBuf]) -> Vec<Contender> {
         let (raw, tunnel) = (bench.raw, bench.tunnel);
         let hosts = [&bench.pair.near, &bench.pair.far].map(|node| node.host().clone());
-        let mut all =
-            vec![Contender { name: "raw".to_owned(), way: raw, running: Running::Servers { _running: bench.servers } }];
+        let mut all = Vec::new();
         let agents = |name: &str, way, pair| {
             let running = Running::Agents(Box::new(pair));
             Contender { name: name.to_owned(), way, running }
@@ -59,9 +57,11 @@ impl Contender {
         all.push(agents("hive", tunnel, bench.pair));
         if let Some(programs) = other {
             let pair = Pair::start_with(lab, ["other-near", "other-far"], || pair::options().programs(programs));
-            all.push(agents("other hive", raw.through(&pair), pair));
+            all.push(agents("other hive", bench.servers.through(&pair), pair));
         }
         all.extend(peers.iter().filter_map(|scripts| peer(scripts, &hosts, raw)));
+        let running = Running::Servers { _running: bench.servers };
+        all.insert(0, Contender { name: "raw".to_owned(), way: raw, running });
         all
     }
 

@@ -14,10 +14,11 @@ use std::{
     time::Instant,
 };
 
-/// Round trips of one turn, all its clients together, and the least of one client.
+/// Round trips of one turn.
 const TRIPS: usize = 1000;
+/// The least of one client of several.
 const LEAST_TRIPS: usize = 50;
-/// Bytes of one copy beside; others follow it until the round trips are done.
+/// Bytes of one copy beside; the copies follow each other until the round trips are done.
 const BESIDE: u64 = 64 << 20;
 
 /// Microseconds added, at the median and at the 99th percentile.
@@ -25,8 +26,8 @@ pub fn measure(bench: &Bench, rounds: usize, report: &mut Report) -> io::Result<
     for (case, copies) in [("round trip, idle", 0), ("round trip beside a bulk copy", 1)] {
         let (mut raw, mut tunnelled) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
-            raw.extend(trips(bench.raw, 1, copies)?);
-            tunnelled.extend(trips(bench.tunnel, 1, copies)?);
+            raw.extend(crowd(bench.raw, 1, copies)?);
+            tunnelled.extend(crowd(bench.tunnel, 1, copies)?);
         }
         for percent in [50.0, 99.0] {
             let of = |samples: &[f64]| percentile(samples, percent).unwrap_or(f64::NAN);
@@ -37,21 +38,12 @@ pub fn measure(bench: &Bench, rounds: usize, report: &mut Report) -> io::Result<
 }
 
 /// Microseconds of each round trip of so many clients at once, beside so many bulk copies.
-pub fn trips(way: Way, clients: usize, copies: u64) -> io::Result<Vec<f64>> {
+pub fn crowd(way: Way, clients: usize, copies: usize) -> io::Result<Vec<f64>> {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let copies: Vec<_> = (0..copies)
-            .map(|_| {
-                scope.spawn(|| {
-                    while !done.load(SeqCst) {
-                        copy(way, Direction::Down, BESIDE)?;
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
+        let copies: Vec<_> = (0..copies).map(|_| scope.spawn(|| copy_until(&done, way))).collect();
         let each = (TRIPS / clients).max(LEAST_TRIPS);
-        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(move || ping(way, each))).collect();
+        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(move || trips(way, each))).collect();
         let taken: io::Result<Vec<_>> =
             clients.into_iter().map(|client| client.join().expect("a client does not panic")).collect();
         done.store(true, SeqCst);
@@ -60,7 +52,16 @@ pub fn trips(way: Way, clients: usize, copies: u64) -> io::Result<Vec<f64>> {
     })
 }
 
-fn ping(way: Way, trips: usize) -> io::Result<Vec<f64>> {
+/// Makes one bulk copy after another, until told that it is enough.
+pub fn copy_until(done: &AtomicBool, way: Way) -> io::Result<()> {
+    while !done.load(SeqCst) {
+        copy(way, Direction::Down, BESIDE)?;
+    }
+    Ok(())
+}
+
+/// Microseconds of each of so many round trips.
+pub fn trips(way: Way, count: usize) -> io::Result<Vec<f64>> {
     let mut stream = TcpStream::connect(way.echo)?;
     stream.set_nodelay(true)?;
     let mut trip = || {
@@ -70,8 +71,8 @@ fn ping(way: Way, trips: usize) -> io::Result<Vec<f64>> {
         Ok(began.elapsed().as_secs_f64() * 1e6)
     };
     // The first ones find everything cold.
-    for _ in 0..trips / 10 {
+    for _ in 0..count / 10 {
         trip()?;
     }
-    (0..trips).map(|_| trip()).collect()
+    (0..count).map(|_| trip()).collect()
 }

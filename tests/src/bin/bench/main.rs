@@ -1,5 +1,6 @@
 //! The benchmark: what a tunnel between two agents costs, as ratios to plain TCP over the same loopback in the same run,
-//! raw and tunnelled taking turns; TLS that ends at an agent against nginx; `exec` against OpenSSH; and what an agent costs that has nothing to do.
+//! raw and tunnelled taking turns; TLS that ends at an agent against nginx; `exec` against OpenSSH; relays against direct
+//! paths; what changes of the network, strangers and restarts do; and what an agent costs that has nothing to do.
 //! `tests/bench` builds and starts it.
 //!
 //! Single speeds of a shared machine mean little; ratios, CPU seconds and medians over the turns are what to compare.
@@ -7,19 +8,30 @@
 #![forbid(unsafe_code)]
 
 mod bulk;
+mod change;
 mod connections;
 mod contender;
 mod exec;
 mod idle;
 mod latency;
+mod many;
 mod memory;
 mod peers;
 mod plot;
+mod relay;
 mod report;
+mod resume;
+mod storm;
+mod strangers;
 mod tls;
 
 use argh::FromArgs;
-use hive_tests::{lab::Lab, node::Node, pair::Pair, tcp};
+use hive_tests::{
+    lab::{Host, Lab},
+    node::Node,
+    pair::Pair,
+    tcp,
+};
 use report::Report;
 use std::{
     io::{self, Read, Write},
@@ -46,18 +58,30 @@ enum What {
     Idle(idle::Idle),
     Exec(exec::Exec),
     Peers(peers::Peers),
+    Many(many::Many),
+    Resume(resume::Resume),
+    Relay(relay::Relay),
+    Change(change::Change),
+    Storm(storm::Storm),
+    Strangers(strangers::Strangers),
     Tls(tls::Tls),
 }
 
 fn main() -> io::Result<()> {
     let arguments: Arguments = argh::from_env();
-    let lab = Lab::new();
+    let (rounds, bytes) = (arguments.rounds, arguments.mib << 20);
     let report = match &arguments.what {
-        Some(What::Idle(idle)) => idle.measure(&lab),
-        Some(What::Exec(_)) => exec::measure(&lab, arguments.rounds, arguments.mib << 20)?,
-        Some(What::Peers(peers)) => return peers.measure(&lab, arguments.rounds, arguments.mib << 20),
-        Some(What::Tls(_)) => tls::measure(&lab, arguments.rounds, arguments.mib << 20)?,
-        None => tunnels(&lab, &arguments)?,
+        Some(What::Peers(peers)) => return peers.measure(&Lab::new(), rounds, bytes),
+        Some(What::Idle(idle)) => idle.measure(&Lab::new()),
+        Some(What::Exec(_)) => exec::measure(&Lab::new(), rounds, bytes)?,
+        Some(What::Many(many)) => many.measure(&Lab::new())?,
+        Some(What::Resume(_)) => resume::measure(&Lab::new(), rounds, bytes)?,
+        Some(What::Relay(relay)) => relay.measure(rounds, bytes)?,
+        Some(What::Change(change)) => change.measure(),
+        Some(What::Storm(storm)) => storm.measure(&Lab::new()),
+        Some(What::Strangers(strangers)) => strangers.measure(&Lab::new(), rounds, bytes)?,
+        Some(What::Tls(_)) => tls::measure(&Lab::new(), rounds, bytes)?,
+        None => tunnels(&Lab::new(), &arguments)?,
     };
     print!("{report}");
     let path = report.save()?;
@@ -83,7 +107,7 @@ struct Bench {
     pair: Pair,
     raw: Way,
     tunnel: Way,
-    servers: [tcp::Server; 3],
+    servers: Servers,
 }
 
 /// Where a client finds the servers.
@@ -105,23 +129,40 @@ impl Way {
     fn map(self, to: impl Fn(SocketAddr) -> SocketAddr) -> Way {
         Way { echo: to(self.echo), source: to(self.source), sink: to(self.sink) }
     }
+}
 
-    /// The same servers through tunnels of this pair.
-    fn through(self, pair: &Pair) -> Way {
-        self.map(|target| pair.tunnel(target).entrance)
+/// The servers of one host.
+struct Servers {
+    echo: tcp::Server,
+    source: tcp::Server,
+    sink: tcp::Server,
+}
+
+impl Servers {
+    fn start(host: &Host) -> Servers {
+        Servers {
+            echo: tcp::Server::echo(host, 0),
+            source: tcp::Server::start(host, 0, |stream| drop(serve_source(stream))),
+            sink: tcp::Server::start(host, 0, |stream| drop(serve_sink(stream))),
+        }
+    }
+
+    /// The way that does without hive.
+    fn raw(&self) -> Way {
+        Way { echo: self.echo.address(), source: self.source.address(), sink: self.sink.address() }
+    }
+
+    /// The way through new tunnels of a pair.
+    fn through(&self, pair: &Pair) -> Way {
+        self.raw().map(|target| pair.tunnel(target).entrance)
     }
 }
 
 impl Bench {
     fn start(lab: &Lab) -> Bench {
         let pair = Pair::start(lab);
-        let far = pair.far.host();
-        let echo = tcp::Server::echo(far, 0);
-        let source = tcp::Server::start(far, 0, |stream| drop(serve_source(stream)));
-        let sink = tcp::Server::start(far, 0, |stream| drop(serve_sink(stream)));
-        let raw = Way { echo: echo.address(), source: source.address(), sink: sink.address() };
-        let tunnel = raw.through(&pair);
-        Bench { raw, tunnel, servers: [echo, source, sink], pair }
+        let servers = Servers::start(pair.far.host());
+        Bench { raw: servers.raw(), tunnel: servers.through(&pair), servers, pair }
     }
 
     fn agents(&self) -> [&Node; 2] {

@@ -45,7 +45,7 @@ const COUNTS: [usize; 3] = [1, 8, 64];
 enum Load {
     Bulk(Direction, usize),
     /// Clients, and bulk copies beside them.
-    Trips(usize, u64),
+    Trips(usize, usize),
     Connections(usize),
 }
 
@@ -141,7 +141,7 @@ fn turn(load: Load, contender: &Contender, bytes: u64) -> io::Result<Vec<f64>> {
             Ok(vec![speed, (contender.cpu() - before).as_secs_f64() * GIB / bytes as f64])
         }
         Load::Trips(clients, copies) => {
-            let taken = latency::trips(contender.way, clients, copies)?;
+            let taken = latency::crowd(contender.way, clients, copies)?;
             Ok([50.0, 99.0].iter().filter_map(|percent| percentile(&taken, *percent)).collect())
         }
         Load::Connections(at_once) => Ok(vec![connections::rate(contender.way, at_once)?]),
