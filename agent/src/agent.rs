@@ -167,10 +167,17 @@ async fn stopped(mut signals: Signals, wanted: Receiver<()>) -> Why {
     };
     let why = or(signalled, update).await;
     match &why {
-        Why::Signal(signal) => log::info!("stopping on {signal:?}"),
+        Why::Signal(signal) => log::info!("stopping on {}", signal_name(*signal)),
         _ => log::info!("making room for a new agent"),
     }
     why
+}
+
+fn signal_name(signal: Option<Signal>) -> &'static str {
+    match signal {
+        Some(Signal::Int) => "SIGINT (Ctrl-C)",
+        _ => "SIGTERM",
+    }
 }
 
 async fn released(handle: Handle, place: Option<Place>) -> Why {
@@ -187,7 +194,8 @@ async fn shut_down(handle: &Handle, tasks: [smol::Task<()>; 7], drain: Duration)
         serving.cancel().await;
     }
     if within(drain, handle.tunnels.drained()).await.is_none() {
-        log::warn!("{} tunnelled connections are cut off", handle.tunnels.streams());
+        let open = handle.tunnels.streams();
+        log::warn!("{open} tunnelled connection{} cut off", if open == 1 { " is" } else { "s are" });
     }
     handle.stop().await;
     node.await;

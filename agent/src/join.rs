@@ -135,7 +135,7 @@ async fn answer(node: &Handle, connection: &Connection, stream: &mut Stream) -> 
     send(stream, &JoinMessage::Answer { answer }).await?;
     let JoinMessage::Confirm { code } = receive(stream).await? else { return Err(Failed::Broken) };
     if proofs.expect.check(&code).is_err() {
-        node.event(Event::JoinRefused { network }).await;
+        node.event(Event::JoinRefused { network, peer: connection.peer }).await;
         return Err(Failed::Refused(JoinRefusal::NotAccepted));
     }
     node.succeeded(purpose, source).await;

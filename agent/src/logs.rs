@@ -21,17 +21,54 @@ const DEFAULT_FILTER: &str = "info,libp2p=warn,quinn_udp=error,hive_transport=in
 
 static RING: Ring = Ring::new();
 
+/// Libraries that say much at these levels, and little that anybody but their authors understands.
+const QUIETER: &str =
+    "libp2p=info,multistream_select=info,yamux=info,quinn=info,rustls=info,polling=info,async_io=info,netlink=info";
+const VARIABLE: &str = "RUST_LOG";
+
 /// Starts logging; `filter` goes before the environment. A second call changes nothing.
-pub fn start(filter: Option<&str>) {
-    let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(DEFAULT_FILTER));
-    if let Some(filter) = filter {
-        builder.parse_filters(filter);
-    }
+///
+/// # Errors
+///
+/// The option or variable whose filter makes no sense, and what of it.
+pub fn start(filter: Option<&str>) -> Result<(), (&'static str, String)> {
+    let from_env = std::env::var(VARIABLE).ok().filter(|text| !text.trim().is_empty());
+    let (option, filter) = match (filter, from_env) {
+        (Some(filter), _) => ("--log", filter.to_owned()),
+        (None, Some(filter)) => (VARIABLE, filter),
+        (None, None) => (VARIABLE, DEFAULT_FILTER.to_owned()),
+    };
+    check(&filter).map_err(|problem| (option, problem))?;
+    let mut builder = env_logger::Builder::new();
+    builder.parse_filters(&completed(filter));
     let printer = builder.format_target(false).format_timestamp_millis().build();
     let level = printer.filter();
     if log::set_boxed_logger(Box::new(Tee { printer })).is_ok() {
         log::set_max_level(level);
     }
+    Ok(())
+}
+
+/// A bare level is meant for this program.
+fn completed(filter: String) -> String {
+    match filter.trim().parse() {
+        Ok(log::LevelFilter::Debug | log::LevelFilter::Trace) => format!("{filter},{QUIETER}"),
+        _ => filter,
+    }
+}
+
+/// Whether each part is a level, `TARGET=LEVEL`, or the path of a module.
+fn check(filter: &str) -> Result<(), String> {
+    let (parts, _pattern) = filter.split_once('/').unwrap_or((filter, ""));
+    let is_level = |text: &str| text.trim().parse::<log::LevelFilter>().is_ok();
+    let fits = |part: &str| match part.split_once('=') {
+        Some((target, level)) => !target.trim().is_empty() && is_level(level),
+        None => is_level(part) || part.contains(['_', ':']),
+    };
+    let odd = parts.split(',').map(str::trim).find(|part| !part.is_empty() && !fits(part));
+    odd.map_or(Ok(()), |part| {
+        Err(format!("`{part}` is neither a level (error, warn, info, debug, trace, off) nor TARGET=LEVEL"))
+    })
 }
 
 /// The log of this process.
@@ -166,6 +203,19 @@ mod tests {
 
     fn texts(page: &Page) -> Vec<&str> {
         page.lines.iter().map(|line| line.text.as_str()).collect()
+    }
+
+    #[test]
+    fn a_filter_is_checked_and_a_bare_level_is_for_this_program() {
+        for good in ["info", "DEBUG", DEFAULT_FILTER, "hive_agent=debug,info", "hive_agent::tunnel", "warn/tunnel"] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+        for bad in ["banana", "info,banana", "hive_agent=loud", "=debug", "debug info"] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+        assert!(check("info,banana").unwrap_err().starts_with("`banana`"));
+        assert!(completed("debug".into()).starts_with("debug,libp2p=info"));
+        assert_eq!(completed("libp2p_swarm=debug".into()), "libp2p_swarm=debug");
     }
 
     #[test]

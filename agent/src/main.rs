@@ -9,7 +9,7 @@ use hive_agent::{
     BUILD, agent, check, files,
     install::System,
     logs, memory,
-    options::{Command, Options},
+    options::{Command, OptionError, Options},
     sftp, terminal,
 };
 use hive_protocol::password::PasswordHashed;
@@ -19,7 +19,9 @@ fn main() -> ExitCode {
         Ok(options) => options,
         Err(code) => return code,
     };
-    logs::start(options.log.as_deref());
+    if let Err((option, problem)) = logs::start(options.log.as_deref()) {
+        return complain(&OptionError::Value { option, problem }.into());
+    }
     memory::give_back_large_blocks();
     files::raise_limit();
     let outcome = match &options.command {
@@ -47,13 +49,24 @@ fn parse() -> Result<Options, ExitCode> {
             let _ = say(text);
             return ExitCode::SUCCESS;
         }
-        let _ = writeln!(io::stderr(), "error: {text}\nhint: see hive-agent --help");
+        let _ = writeln!(io::stderr(), "error: {}\nhint: `hive-agent --help` shows what can be given", sentence(text));
         ExitCode::from(2)
     })
 }
 
+/// argh's complaint as one sentence.
+fn sentence(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "help").collect();
+    let text = lines
+        .join(" ")
+        .replace("Error parsing option '", "'")
+        .replace("Unrecognized argument: ", "no such option or command: ");
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
+}
+
 fn hash_password() -> Result<(), agent::Error> {
-    let password = terminal::read_secret("Password")?;
+    let password = terminal::read_new_secret("Password")?;
     let hashed = PasswordHashed::new(&password, agent::salt()).map_err(agent::Error::Password)?;
     say(&format!("hash_{}", hashed.to_phc()))
 }

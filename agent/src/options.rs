@@ -19,6 +19,7 @@ use crate::update::ReleaseKey;
 /// Runs one node of a hive: a private, federated network of machines that carry tunnels for each other.
 #[derive(FromArgs, Debug)]
 #[argh(
+    help_triggers("-h", "--help", "help"),
     example = "First node:\n  hive-agent --network lab:correct-horse --name gpu-box",
     example = "Another one, with secrets kept out of the process list:\n  hive-agent --credentials /etc/hive/credentials",
     note = "Every option has an environment variable: HIVE_STATE, HIVE_LISTEN, HIVE_ANNOUNCE, HIVE_NETWORK, HIVE_ADMIN, HIVE_CREDENTIALS, HIVE_NAME, HIVE_SOCKET, HIVE_RELAY, HIVE_UPDATE_KEY, RUST_LOG. Options win."
@@ -92,18 +93,24 @@ pub enum Command {
 #[argh(
     subcommand,
     name = "hash-password",
+    help_triggers("-h", "--help", "help"),
     note = "The password is read from the terminal, or from standard input when that is no terminal. Keep the hash as carefully as the password: with it one can log in."
 )]
 pub struct HashPassword {}
 
 /// Open the state, verify it, print what it holds, and exit
 #[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "check", example = "hive-agent --state /var/lib/hive check")]
+#[argh(
+    subcommand,
+    name = "check",
+    help_triggers("-h", "--help", "help"),
+    example = "hive-agent --state /var/lib/hive check"
+)]
 pub struct Check {}
 
 /// Serve files to one SFTP client on standard input and output: what the agent's SSH server runs for scp and sftp
 #[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "sftp-server")]
+#[argh(subcommand, name = "sftp-server", help_triggers("-h", "--help", "help"))]
 pub struct SftpServer {}
 
 /// Install this agent as a service of this machine, with the options given before this word, and start it
@@ -111,6 +118,7 @@ pub struct SftpServer {}
 #[argh(
     subcommand,
     name = "install",
+    help_triggers("-h", "--help", "help"),
     example = "sudo hive-agent --network lab:correct-horse --name gpu-box install",
     note = "For systemd, OpenRC and procd (OpenWrt). Options are kept in /etc/hive/environment, passwords in /etc/hive/credentials, which only root can read. Given again it replaces the program and what is given, and keeps the rest."
 )]
@@ -122,7 +130,12 @@ pub struct Install {
 
 /// Stop the service and remove it from this machine; the state stays unless --purge is given
 #[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "uninstall", example = "sudo hive-agent uninstall\nsudo hive-agent uninstall --purge --yes")]
+#[argh(
+    subcommand,
+    name = "uninstall",
+    help_triggers("-h", "--help", "help"),
+    example = "sudo hive-agent uninstall\nsudo hive-agent uninstall --purge --yes"
+)]
 pub struct Uninstall {
     /// also remove the settings, the passwords and the state: the node's identity is lost
     #[argh(switch)]
@@ -218,21 +231,30 @@ impl Options {
     }
 
     fn networks(&self, file: &Credentials) -> Result<Vec<(NetworkName, Option<String>)>, OptionError> {
-        let mut given: Vec<String> = self.network.iter().chain(&self.dnc).cloned().collect();
+        let mut given: Vec<_> = self.network.iter().chain(&self.dnc).map(|text| ("--network", text.clone())).collect();
         if given.is_empty() {
-            given.extend(env_text("HIVE_NETWORK"));
+            given.extend(env_text("HIVE_NETWORK").map(|text| ("HIVE_NETWORK", text)));
         }
-        given.iter().chain(&file.networks).map(|text| parse_network(text)).collect()
+        given.extend(file.networks.iter().map(|text| (IN_CREDENTIALS, text.clone())));
+        given.iter().map(|(option, text)| parse_network(option, text)).collect()
     }
 
     fn admin(&self, file: &Credentials) -> Result<Option<(String, AdminPassword)>, OptionError> {
-        let given = self.admin.clone().or_else(|| self.rc.clone()).or_else(|| env_text("HIVE_ADMIN"));
-        given.or_else(|| file.admin.clone()).map(|text| parse_admin(&text)).transpose()
+        let given = self.admin.clone().or_else(|| self.rc.clone()).map(|text| ("--admin", text));
+        let given = given.or_else(|| env_text("HIVE_ADMIN").map(|text| ("HIVE_ADMIN", text)));
+        let given = given.or_else(|| file.admin.clone().map(|text| (IN_CREDENTIALS, text)));
+        given.map(|(option, text)| parse_admin(option, &text)).transpose()
     }
 
     fn node_name(&self) -> Result<Option<NodeName>, OptionError> {
-        let given = self.name.clone().or_else(|| env_text("HIVE_NAME"));
-        given.map(|text| parse("--name", &text)).transpose()
+        let given = self.name.clone().map(|text| ("--name", text));
+        let given = given.or_else(|| env_text("HIVE_NAME").map(|text| ("HIVE_NAME", text)));
+        let parsed = |(option, text): (&'static str, String)| {
+            let name: NodeName = parse(option, &text)?;
+            name.check_own().map_err(|e| value(option, e.to_string()))?;
+            Ok(name)
+        };
+        given.map(parsed).transpose()
     }
 
     fn release_key(&self) -> Result<Option<ReleaseKey>, OptionError> {
@@ -250,6 +272,9 @@ impl Options {
     }
 }
 
+/// Where a value comes from that no option gave.
+const IN_CREDENTIALS: &str = "the credentials file";
+
 fn value(option: &'static str, problem: impl Into<String>) -> OptionError {
     OptionError::Value { option, problem: problem.into() }
 }
@@ -258,35 +283,35 @@ fn parse<T: FromStr<Err: std::fmt::Display>>(option: &'static str, text: &str) -
     text.parse().map_err(|e: T::Err| value(option, e.to_string()))
 }
 
-fn addresses(option: &'static str, given: &[String], variable: &str) -> Result<Vec<Multiaddr>, OptionError> {
+fn addresses(option: &'static str, given: &[String], variable: &'static str) -> Result<Vec<Multiaddr>, OptionError> {
     let from_env = env_text(variable).filter(|_| given.is_empty());
     let split = from_env.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|text| !text.is_empty());
-    let texts = given.iter().map(String::as_str).chain(split);
-    texts.map(|text| text.parse().map_err(|e| value(option, bad_address(text, &e)))).collect()
-}
-
-fn bad_address(text: &str, why: &dyn std::fmt::Display) -> String {
-    format!("`{text}` is not a multiaddress ({why}); write for example /ip4/0.0.0.0/tcp/4180")
+    let texts = given.iter().map(|text| (option, text.as_str())).chain(split.map(|text| (variable, text)));
+    let example = if option == "--announce" { "/dns4/home.example.org/tcp/4180" } else { "/ip4/0.0.0.0/tcp/4180" };
+    let parsed = |(from, text): (&'static str, &str)| {
+        text.parse()
+            .map_err(|e| value(from, format!("`{text}` is not a multiaddress ({e}); write for example {example}")))
+    };
+    texts.map(parsed).collect()
 }
 
 /// `NAME:PASSWORD`, or `NAME`: the first colon splits.
-fn parse_network(text: &str) -> Result<(NetworkName, Option<String>), OptionError> {
+fn parse_network(option: &'static str, text: &str) -> Result<(NetworkName, Option<String>), OptionError> {
     let (name, password) = match text.split_once(':') {
-        Some((_, "")) => return Err(value("--network", "the password is empty; leave out the colon to have one made")),
+        Some((_, "")) => return Err(value(option, "the password is empty; leave out the colon to have one made")),
         Some((name, password)) => (name, Some(password.to_owned())),
         None => (text, None),
     };
-    Ok((parse("--network", name)?, password))
+    Ok((parse(option, name)?, password))
 }
 
-fn parse_admin(text: &str) -> Result<(String, AdminPassword), OptionError> {
-    let (user, password) =
-        text.split_once(':').ok_or_else(|| value("--admin", "write USER:PASSWORD or USER:hash_…"))?;
+fn parse_admin(option: &'static str, text: &str) -> Result<(String, AdminPassword), OptionError> {
+    let (user, password) = text.split_once(':').ok_or_else(|| value(option, "write USER:PASSWORD or USER:hash_…"))?;
     // A user name obeys the same rules as a node's name: it appears in listings and messages.
-    let user = parse::<NodeName>("--admin", user)?.to_string();
+    let user = parse::<NodeName>(option, user)?.to_string();
     let password = match password.strip_prefix("hash_") {
-        Some(phc) => AdminPassword::Hashed(parse("--admin", phc)?),
-        None if password.is_empty() => return Err(value("--admin", "the password is empty")),
+        Some(phc) => AdminPassword::Hashed(parse(option, phc)?),
+        None if password.is_empty() => return Err(value(option, "the password is empty")),
         None => AdminPassword::Plain(password.to_owned()),
     };
     Ok((user, password))
@@ -358,7 +383,8 @@ pub fn host_name() -> NodeName {
     let text: String = uname.nodename().to_string_lossy().chars().take(NodeName::MAX_BYTES).collect();
     let clean: String =
         text.chars().map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '-' }).collect();
-    clean.parse().or_else(|_| "node".parse()).unwrap_or_else(|_| unreachable!("`node` is a name"))
+    let own = clean.parse::<NodeName>().ok().filter(|name| name.check_own().is_ok());
+    own.map_or_else(|| "node".parse(), Ok).unwrap_or_else(|_| unreachable!("`node` is a name"))
 }
 
 #[cfg(test)]
@@ -367,20 +393,24 @@ mod tests {
 
     #[test]
     fn the_first_colon_splits_a_network() {
-        let (name, password) = parse_network("lab:pass:word").unwrap();
+        let (name, password) = parse_network("--network", "lab:pass:word").unwrap();
         assert_eq!((name.as_str(), password.as_deref()), ("lab", Some("pass:word")));
-        assert_eq!(parse_network("lab").unwrap().1, None);
-        assert!(parse_network("lab:").is_err() && parse_network(":x").is_err() && parse_network("a b:x").is_err());
+        assert_eq!(parse_network("--network", "lab").unwrap().1, None);
+        assert!(
+            parse_network("--network", "lab:").is_err()
+                && parse_network("--network", ":x").is_err()
+                && parse_network("--network", "a b:x").is_err()
+        );
     }
 
     #[test]
     fn an_admin_has_a_password_or_a_hash() {
-        assert!(matches!(parse_admin("root:secret").unwrap().1, AdminPassword::Plain(p) if p == "secret"));
-        assert!(parse_admin("root").is_err() && parse_admin("root:").is_err());
-        let error = parse_admin("root:hash_nonsense").unwrap_err().to_string();
+        assert!(matches!(parse_admin("--admin", "root:secret").unwrap().1, AdminPassword::Plain(p) if p == "secret"));
+        assert!(parse_admin("--admin", "root").is_err() && parse_admin("--admin", "root:").is_err());
+        let error = parse_admin("--admin", "root:hash_nonsense").unwrap_err().to_string();
         assert!(error.contains("hash-password"), "{error}");
         let phc = PasswordHashed::new("x", [1; 16]).unwrap().to_phc();
-        assert!(matches!(parse_admin(&format!("root:hash_{phc}")).unwrap().1, AdminPassword::Hashed(_)));
+        assert!(matches!(parse_admin("--admin", &format!("root:hash_{phc}")).unwrap().1, AdminPassword::Hashed(_)));
     }
 
     #[test]
@@ -394,7 +424,9 @@ mod tests {
 
     #[test]
     fn errors_never_repeat_a_secret() {
-        for error in [parse_network("a b:hunter2").unwrap_err(), parse_admin("a b:hunter2").unwrap_err()] {
+        for error in
+            [parse_network("--network", "a b:hunter2").unwrap_err(), parse_admin("--admin", "a b:hunter2").unwrap_err()]
+        {
             assert!(!error.to_string().contains("hunter2"), "{error}");
         }
         assert!(Credentials::parse("netwrk lab:hunter2").is_err_and(|e| !e.contains("hunter2")));

@@ -125,7 +125,7 @@ impl<W: AsyncWrite + Unpin> Link<W> {
     /// A program that cannot be run ends as in a shell: with a word on standard error.
     async fn not_run(&self, wish: &RunRequest, error: &io::Error) -> Result<(), Broken> {
         let program = wish.command.first().map_or("the login shell", String::as_str);
-        let text = format!("cannot run {program}: {error}\n");
+        let text = format!("error: cannot run {program}: {error}\n");
         self.send(Frame::Data(Stream::Err, text.as_bytes())).await?;
         let status = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUNNABLE };
         self.send(Frame::Exit(Exit::Status(status))).await

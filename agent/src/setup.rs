@@ -16,6 +16,9 @@ use crate::{
 /// The admin account that is made where none was given.
 pub const DEFAULT_ADMIN: &str = "admin";
 
+/// Characters below which a password is soon guessed.
+const WEAK: usize = 8;
+
 /// Applies what was given; returns what was made instead, in sentences to be shown once it is stored.
 pub fn apply(core: &mut Core, settings: &Settings) -> Result<Vec<String>, Error> {
     let mut made = Vec::new();
@@ -50,12 +53,27 @@ fn generated_admin(made: &mut Vec<String>) -> Result<Admin, Error> {
 fn apply_networks(core: &mut Core, settings: &Settings, made: &mut Vec<String>) -> Result<(), Error> {
     for (name, password) in &settings.networks {
         match password {
+            Some(password) if !is_member(core, name) => {
+                warn_if_weak(name, password);
+                join(core, name, network_secret(name, password)?)?;
+            }
             Some(password) => join(core, name, network_secret(name, password)?)?,
-            None if core.networks(now()).iter().any(|known| known.name == *name) => {}
+            None if is_member(core, name) => {}
             None => create(core, name, made)?,
         }
     }
     Ok(())
+}
+
+fn is_member(core: &Core, name: &NetworkName) -> bool {
+    core.networks(now()).iter().any(|known| known.name == *name)
+}
+
+/// A password is tried online only, and slowly, but one of a few letters is found even so.
+fn warn_if_weak(name: &NetworkName, password: &str) {
+    if password.chars().count() < WEAK {
+        log::warn!("network {name}: a password of fewer than {WEAK} characters is soon guessed");
+    }
 }
 
 /// Joins a network. Another password than the stored one is not taken: it may be from before a rotation, and whoever was

@@ -19,6 +19,15 @@ pub fn read_secret(prompt: &str) -> io::Result<String> {
     line
 }
 
+/// The same for a secret that does not exist yet: on a terminal it is asked for twice.
+pub fn read_new_secret(prompt: &str) -> io::Result<String> {
+    let first = read_secret(prompt)?;
+    if io::stdin().is_terminal() && read_secret("The same again")? != first {
+        return Err(io::Error::other("the two differ"));
+    }
+    Ok(first)
+}
+
 fn first_line() -> io::Result<String> {
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;

@@ -13,8 +13,10 @@ use multiaddr::Multiaddr;
 use crate::{
     args::{Args, Target},
     client::{Client, direct, socket},
+    cmds::is_local,
     error::{Error, Result, Status},
     out::Out,
+    place::Place,
     prompt::{self, Password},
     session::{Session, Store},
 };
@@ -65,7 +67,10 @@ impl App {
             // A node may end the stream on which a proof failed.
             client = self.greet(target).await?;
         }
-        self.login(&mut client, target).await?;
+        let session = self.login(&mut client, target).await?;
+        if let Err(why) = self.save(&session) {
+            self.out.warn(&format!("the session is not saved and ends with this command: {why}"));
+        }
         Ok(client)
     }
 
@@ -91,13 +96,16 @@ impl App {
 
     /// A conversation before any login.
     pub async fn greet(&self, target: &Target) -> Result<Client> {
+        // `self` is as good as no name, which means the local node, too.
+        let node = target.node.clone().filter(|node| !is_local(node));
+        let target = Target { node, ..target.clone() };
         match &self.direct {
-            Some(address) => greet_direct(address, target).await,
-            None => Client::greet(Box::new(socket::connect(self.socket.as_deref()).await?), target).await,
+            Some(address) => greet_direct(address, &target).await,
+            None => Client::greet(Box::new(socket::connect(self.socket.as_deref()).await?), &target).await,
         }
     }
 
-    /// Logs in, saves the session and returns it.
+    /// Logs in. The session is still to be saved.
     pub async fn login(&self, client: &mut Client, target: &Target) -> Result<Session> {
         let user = wanted_user(target).unwrap_or_else(|| DEFAULT_USER.to_owned());
         let password = match self.given_password(target)? {
@@ -112,9 +120,7 @@ impl App {
         };
         let key = self.sessions.as_ref().and_then(|s| s.load(&client.node)).map_or_else(Keypair::generate, |s| s.key);
         let lives = client.login(&user, &password, &key).await.map_err(|error| explained(error, target))?;
-        let session = Session { node: client.node, user, expires: after(lives), key };
-        self.save(&session);
-        Ok(session)
+        Ok(Session { node: client.node, user, expires: after(lives), key })
     }
 
     /// The saved session with `node`, if it is one of the user that is asked for.
@@ -130,12 +136,11 @@ impl App {
         }
     }
 
-    fn save(&self, session: &Session) {
-        let saved = self.sessions.as_ref().map(|store| store.save(session));
-        match saved {
-            Some(Ok(())) => {}
-            Some(Err(e)) => self.out.warn(&format!("the session is not saved and ends with this command: {e}")),
-            None => self.out.warn("the session is not saved: neither XDG_STATE_HOME nor HOME is set"),
+    /// Saves a session for later commands, or says why not.
+    pub fn save(&self, session: &Session) -> Result<(), String> {
+        match &self.sessions {
+            Some(store) => store.save(session).map_err(|e| e.to_string()),
+            None => Err("neither XDG_STATE_HOME nor HOME is set".to_owned()),
         }
     }
 
@@ -143,7 +148,7 @@ impl App {
         if target.password_stdin {
             return self.password_from_stdin().map(Some);
         }
-        Ok(prompt::from_env(PASSWORD_VARIABLE))
+        prompt::from_env(PASSWORD_VARIABLE)
     }
 
     fn password_from_stdin(&self) -> Result<Password> {
@@ -168,7 +173,7 @@ fn login_needed(client: &Client, target: &Target) -> Error {
 
 /// A password that nobody typed is easily forgotten.
 fn explained(error: Error, target: &Target) -> Error {
-    let from_env = !target.password_stdin && prompt::from_env(PASSWORD_VARIABLE).is_some();
+    let from_env = !target.password_stdin && matches!(prompt::from_env(PASSWORD_VARIABLE), Ok(Some(_)));
     match error {
         Error { status: Status::NotAuthorised, hint: None, .. } if from_env => {
             error.hint(format!("the password was taken from {PASSWORD_VARIABLE}"))
@@ -190,7 +195,8 @@ fn wanted_user(target: &Target) -> Option<String> {
 /// The node that was dialled is the one acted on, and passes nothing on to others.
 async fn greet_direct(address: &Multiaddr, target: &Target) -> Result<Client> {
     let (stream, dialled) = direct::dial(address).await?;
-    let client = Client::greet(stream, &Target { node: Some(dialled.to_string()), ..Target::default() }).await?;
+    let mut client = Client::greet(stream, &Target { node: Some(dialled.to_string()), ..Target::default() }).await?;
+    client.place = Place::Direct(address.clone());
     match &target.node {
         Some(node) if *node != client.node.to_string() && node != client.name.as_str() => {
             Err(Error::usage(format!("--direct acts on {}, which it dials, not on {node}", client.name)))

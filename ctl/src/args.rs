@@ -181,20 +181,94 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Parsed> {
     let args = normalise(args);
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match Args::from_args(&["hivectl"], &words) {
+        Ok(args) if args.version && args.json => Ok(Parsed::Print(version_json())),
         Ok(args) if args.version => Ok(Parsed::Print(VERSION.to_owned())),
         Ok(args) => Ok(Parsed::Run(Box::new(args))),
-        Err(EarlyExit { output, status: Ok(()) }) => Ok(Parsed::Print(output)),
-        Err(EarlyExit { output, .. }) => Err(misused(&output)),
+        Err(EarlyExit { output, status: Ok(()) }) => Ok(Parsed::Print(wrapped(&output))),
+        Err(EarlyExit { output, .. }) => Err(misused(&output, &words)),
     }
 }
 
+fn version_json() -> String {
+    let (version, target, commit) = (env!("CARGO_PKG_VERSION"), env!("HIVE_TARGET"), env!("HIVE_COMMIT"));
+    serde_json::json!({ "version": version, "target": target, "commit": commit }).to_string() + "\n"
+}
+
+/// Width of a help text, which argh keeps to but in notes.
+const WIDTH: usize = 80;
+
+/// A help text whose notes are broken into lines, too; what is to be copied stays whole.
+fn wrapped(help: &str) -> String {
+    help.lines()
+        .flat_map(
+            |line| if line.trim_start().starts_with("hivectl") { vec![line.to_owned()] } else { wrapped_line(line) },
+        )
+        .map(|line| line + "\n")
+        .collect()
+}
+
+fn wrapped_line(line: &str) -> Vec<String> {
+    let indent = &line[..line.len() - line.trim_start().len()];
+    if line.chars().count() <= WIDTH {
+        return vec![line.to_owned()];
+    }
+    let mut lines = vec![indent.to_owned()];
+    for word in line.split_whitespace() {
+        let Some(last) = lines.last_mut() else { continue };
+        let begun = last.len() > indent.len();
+        if begun && last.chars().count() + 1 + word.chars().count() > WIDTH {
+            lines.push(format!("{indent}{word}"));
+        } else {
+            last.push_str(if begun { " " } else { "" });
+            last.push_str(word);
+        }
+    }
+    lines
+}
+
+/// What parsers of the standard library say, in words for people.
+const PLAIN: [(&str, &str); 8] = [
+    ("Error parsing option ", "the option "),
+    ("Error parsing positional argument ", "the argument "),
+    ("Unrecognized argument: ", "there is no option or argument "),
+    ("invalid digit found in string", "not a whole number"),
+    ("number too large to fit in target type", "the number is too large"),
+    ("cannot parse integer from empty string", "it is empty"),
+    ("provided string was not `true` or `false`", "expected true or false"),
+    ("invalid IP address syntax", "not an IP address"),
+];
+
+/// The first word that is no global option: the verb, if there is such a verb.
+fn first_word<'a>(words: &[&'a str]) -> Option<&'a str> {
+    let mut words = words.iter().copied();
+    loop {
+        match words.next()? {
+            "--socket" | "--direct" => drop(words.next()),
+            word if !word.starts_with('-') => return Some(word),
+            _ => {}
+        }
+    }
+}
+
+fn is_verb(word: &str) -> bool {
+    Args::get_args_info().commands.iter().any(|verb| verb.name == word)
+}
+
 /// argh's complaint as one sentence.
-fn misused(output: &str) -> Error {
+fn misused(output: &str, words: &[&str]) -> Error {
+    let hint = match first_word(words) {
+        Some(verb) if is_verb(verb) => format!("`hivectl {verb} --help` shows what can be given"),
+        Some(word) if output.starts_with("Unrecognized argument") && output.contains(word) => {
+            return Error::usage(format!("no such verb: {word}")).hint("`hivectl help` lists the verbs");
+        }
+        _ => "`hivectl help` lists the verbs".to_owned(),
+    };
+    let output = PLAIN.iter().fold(output.to_owned(), |text, (from, to)| text.replace(from, to));
     let mut lines = output.lines().map(str::trim).filter(|l| !l.is_empty());
     let head = lines.next().unwrap_or("this command line makes no sense").trim_end_matches('.');
     let rest: Vec<&str> = lines.filter(|l| *l != "help").collect();
     let what = if rest.is_empty() { head.to_owned() } else { format!("{head} {}", rest.join(", ")) };
-    Error::usage(lower_first(&what)).hint("`hivectl help` and `hivectl VERB --help` show what can be given")
+    Error::usage(lower_first(&what)).hint(hint)
 }
 
 fn lower_first(text: &str) -> String {
@@ -259,6 +333,10 @@ mod tests {
         }
         let missing = parse(words("register --b64 x")).unwrap_err();
         assert_eq!(missing.what, "required options not provided: --network");
+        let told = |line| parse(words(line)).map(drop).unwrap_err();
+        assert_eq!(told("bogus --node x").what, "no such verb: bogus");
+        assert_eq!(told("proxy rm three").what, "the argument 'id' with value 'three': not a whole number");
+        assert_eq!(told("proxy rm three").hint.unwrap(), "`hivectl proxy --help` shows what can be given");
     }
 
     #[test]
@@ -271,6 +349,22 @@ mod tests {
             assert!(text.contains("Examples:"), "{line}: {text}");
         }
         assert!(matches!(parse(words("--version")), Ok(Parsed::Print(v)) if v.starts_with("hivectl 0.")));
+        assert!(matches!(parse(words("--version --json")), Ok(Parsed::Print(v)) if v.starts_with("{\"commit\"")));
+    }
+
+    #[test]
+    fn notes_are_broken_into_lines_and_examples_are_not() {
+        let (note, example) = (format!("  {}", "word ".repeat(40)), format!("  hivectl {}", "--x y ".repeat(20)));
+        let text = wrapped(&format!("{note}\n{example}\n"));
+        let (last, notes) = {
+            let mut lines: Vec<_> = text.lines().collect();
+            (lines.pop().unwrap(), lines)
+        };
+        assert_eq!(last, example);
+        assert!(
+            notes.len() == 3 && notes.iter().all(|line| line.len() <= WIDTH && line.starts_with("  word")),
+            "{text}"
+        );
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod socket;
 use crate::{
     args::Target,
     error::{Error, Result, Status},
+    place::Place,
 };
 
 /// A carrier of control messages: the local socket or a libp2p stream.
@@ -42,6 +43,8 @@ pub struct Client {
     pub name: NodeName,
     /// Whether it does as it is asked without a login.
     pub authorised: bool,
+    /// How it was named: its hints are completed with that.
+    pub place: Place,
     challenge: [u8; 32],
 }
 
@@ -57,7 +60,8 @@ impl Client {
             return Err(newer());
         }
         expect_node(target, &node)?;
-        Ok(Self { stream, node, name, authorised, challenge })
+        let place = target.node.clone().map_or(Place::Here, Place::Node);
+        Ok(Self { stream, node, name, authorised, place, challenge })
     }
 
     /// Proves a session key. False: the node does not know it, or not any more.
@@ -116,7 +120,8 @@ impl Client {
 
     /// The node at a glance.
     pub async fn status(&mut self) -> Result<StatusInfo> {
-        let Response::Status(status) = self.request(Request::Status).await? else { return Err(unexpected()) };
+        let Response::Status(mut status) = self.request(Request::Status).await? else { return Err(unexpected()) };
+        status.problems.iter_mut().for_each(|problem| problem.hint = self.place.complete(&problem.hint));
         Ok(status)
     }
 
@@ -148,7 +153,7 @@ impl Client {
                 return Ok(());
             }
             let ServerMessage::Response(next) = receive(&mut self.stream).await? else { return Err(unexpected()) };
-            answer = refusal(next)?;
+            answer = self.judged(next)?;
         }
     }
 
@@ -209,7 +214,7 @@ impl Client {
                 _ => return Err(unexpected()),
             }
             let ServerMessage::Response(next) = receive(&mut self.stream).await? else { return Err(unexpected()) };
-            answer = refusal(next)?;
+            answer = self.judged(next)?;
         }
     }
 
@@ -245,7 +250,7 @@ impl Client {
         let (mut rows, mut more) = take(self.request(request).await?).ok_or_else(unexpected)?;
         while more {
             let ServerMessage::Response(next) = receive(&mut self.stream).await? else { return Err(unexpected()) };
-            let (page, another) = take(refusal(next)?).ok_or_else(unexpected)?;
+            let (page, another) = take(self.judged(next)?).ok_or_else(unexpected)?;
             if rows.len() + page.len() > ROWS_MAX {
                 return Err(Error::failed(format!("the list is longer than {ROWS_MAX} rows")));
             }
@@ -255,9 +260,13 @@ impl Client {
         Ok(rows)
     }
 
+    fn judged(&self, response: Response) -> Result<Response> {
+        refusal(response).map_err(|error| self.place.complete_error(error))
+    }
+
     async fn exchange(&mut self, message: &ClientMessage) -> Result<ServerMessage> {
         send(&mut self.stream, message).await?;
-        accepted(receive(&mut self.stream).await?)
+        accepted(receive(&mut self.stream).await?).map_err(|error| self.place.complete_error(error))
     }
 }
 
@@ -288,12 +297,8 @@ async fn send(stream: &mut Box<dyn Carrier>, message: &ClientMessage) -> Result<
     stream.flush().await.map_err(|e| broken(&e))
 }
 
-/// The node's next answer on a stream taken by [`Client::into_stream`].
-pub async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> Result<Response> {
-    refusal(any_answer(stream).await?)
-}
-
-/// The same with a refusal as an answer like others: an error is one of the stream.
+/// The node's next answer on a stream taken by [`Client::into_stream`], a refusal like others: an error is one of the
+/// stream.
 pub async fn any_answer(stream: &mut (impl AsyncRead + Unpin)) -> Result<Response> {
     match receive(stream).await? {
         ServerMessage::Response(response) => Ok(response),

@@ -23,6 +23,8 @@ pub mod update;
 
 use std::str::FromStr;
 
+use hive_protocol::NodeName;
+
 use crate::{
     app::App,
     args::Verb,
@@ -76,7 +78,7 @@ impl Endpoint {
 
 /// Whether `node` means the node that reads the request.
 pub fn is_local(node: &str) -> bool {
-    matches!(node, "self" | "local")
+    NodeName::LOCAL.contains(&node)
 }
 
 impl FromStr for Endpoint {

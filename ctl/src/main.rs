@@ -11,6 +11,7 @@ mod error;
 mod escape;
 mod format;
 mod out;
+mod place;
 mod process;
 mod progress;
 mod prompt;

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, BufRead, BufReader, IsTerminal, Read, Write},
 };
 
 use async_signal::{Signal, Signals};
@@ -13,14 +13,17 @@ use rustix::termios::{InputModes, LocalModes, OptionalActions, Termios, tcgetatt
 use smol::Async;
 use zeroize::Zeroizing;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    out::Out,
+};
 
 /// A password, wiped when dropped.
 pub type Password = Zeroizing<String>;
 
 /// A password in the environment; an empty variable is as good as none.
-pub fn from_env(variable: &str) -> Option<Password> {
-    std::env::var(variable).ok().filter(|v| !v.is_empty()).map(Zeroizing::new)
+pub fn from_env(variable: &str) -> Result<Option<Password>> {
+    std::env::var(variable).ok().filter(|v| !v.is_empty()).map(|text| checked(Zeroizing::new(text))).transpose()
 }
 
 /// All of standard input but the line end at its end.
@@ -56,6 +59,29 @@ pub async fn ask_new(question: &str) -> Result<Option<Password>> {
         Some(second) if *second == *first => Ok(Some(first)),
         _ => Err(Error::failed("the two passwords differ")),
     }
+}
+
+/// Characters below which a password is soon guessed.
+const WEAK: usize = 8;
+
+/// Says so where a password is short: it is taken all the same.
+pub fn warn_if_weak(out: Out, password: &str) {
+    if password.chars().count() < WEAK {
+        out.warn(&format!("a password of fewer than {WEAK} characters is soon guessed"));
+    }
+}
+
+/// Asks whether to go on, where a person sits at standard input. `None` where nobody does.
+pub async fn confirm(question: String) -> Result<Option<bool>> {
+    let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty").ok();
+    let Some(mut terminal) = terminal.filter(|_| io::stdin().is_terminal()) else { return Ok(None) };
+    let asked = smol::unblock(move || {
+        terminal.write_all(format!("{question} [y/N] ").as_bytes())?;
+        let mut answer = String::new();
+        BufReader::new(terminal).read_line(&mut answer)?;
+        io::Result::Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    });
+    asked.await.map(Some).map_err(|e| Error::failed(format!("cannot ask on the terminal: {e}")))
 }
 
 fn checked(password: Password) -> Result<Password> {

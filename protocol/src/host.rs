@@ -10,7 +10,7 @@ pub struct HostPattern(String);
 
 /// The text is no host name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a host name: {0:?}; write for example shed.example.org or *.example.org")]
+#[error("not a host name: {0:?}; write for example shed.example.org")]
 pub struct NotAHost(String);
 
 impl HostPattern {

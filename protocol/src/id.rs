@@ -128,6 +128,39 @@ pub enum NameError {
     Character(char),
 }
 
+/// Why a node shall not call itself so, though others may have done it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OwnNameError {
+    /// On a command line it means something else.
+    #[error("a node cannot be called {0}: on a command line that means the local node")]
+    Reserved(String),
+    /// It would be taken for an option.
+    #[error("a node's name cannot begin with a dash: it would be taken for an option")]
+    Dash,
+    /// It would be taken for another node.
+    #[error("a node's name cannot be a peer id: it would be taken for that node")]
+    PeerId,
+}
+
+impl NodeName {
+    /// Words that stand for the local node on a command line.
+    pub const LOCAL: [&str; 2] = ["self", "local"];
+
+    /// Whether a node may take this name for itself: commands could not name it otherwise.
+    ///
+    /// # Errors
+    ///
+    /// What the name would be taken for.
+    pub fn check_own(&self) -> Result<(), OwnNameError> {
+        match self.as_str() {
+            word if Self::LOCAL.contains(&word) => Err(OwnNameError::Reserved(word.to_owned())),
+            word if word.starts_with('-') => Err(OwnNameError::Dash),
+            word if word.parse::<NodeId>().is_ok() => Err(OwnNameError::PeerId),
+            _ => Ok(()),
+        }
+    }
+}
+
 fn check_name(text: &str, max: usize) -> Result<(), NameError> {
     if text.is_empty() {
         return Err(NameError::Empty);
@@ -268,6 +301,15 @@ mod tests {
     use libp2p_identity::Keypair;
 
     use super::*;
+
+    #[test]
+    fn a_node_does_not_take_a_name_that_commands_take_for_something_else() {
+        let own = |text: &str| text.parse::<NodeName>().unwrap().check_own();
+        assert_eq!(own("shed"), Ok(()));
+        assert_eq!(own("self"), Err(OwnNameError::Reserved("self".into())));
+        assert_eq!(own("--watch"), Err(OwnNameError::Dash));
+        assert_eq!(own(&NodeId::from_bytes([3; 32]).to_string()), Err(OwnNameError::PeerId));
+    }
 
     #[test]
     fn a_node_id_is_its_peer_id() {

@@ -24,7 +24,7 @@ pub mod tunnel;
 pub mod types;
 
 pub use host::{HostPattern, NotAHost};
-pub use id::{KeyName, KeyPrefix, NameError, NetworkName, NodeId, NodeName, Timestamp};
+pub use id::{KeyName, KeyPrefix, NameError, NetworkName, NodeId, NodeName, OwnNameError, Timestamp};
 pub use identity::Identity;
 pub use keys::{KeyEntry, KeyInfo, KeyType};
 pub use metrics::*;

@@ -220,7 +220,7 @@ fn who_guesses_waits_and_who_is_in_does_not() {
     c.register(&b, "garden");
     wait_until_all_see_all(&[&a, &b, &c]);
     a.ctl_as(GOOD, &["login", "--node", "b"]).success();
-    let refused = |output: &Output| output.status == Some(1) && output.stderr.contains("too many failed attempts");
+    let refused = |output: &Output| output.status == Some(3) && output.stderr.contains("too many failed attempts");
     let guesses: Vec<Output> = (0..8).map(|_| c.ctl_as(WRONG, &["login", "--node", "b"])).collect();
     assert!(guesses[..5].iter().all(|output| output.status == Some(3)), "{guesses:#?}");
     let waiting = guesses.iter().find(|output| refused(output));

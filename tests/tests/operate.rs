@@ -209,6 +209,8 @@ fn a_file_is_copied_whole_with_its_mode() {
     assert_eq!((&copied["bytes"], &copied["resumed_at"]), (&5_000_000.into(), &0.into()));
     assert!(fs::read(&back).unwrap() == content);
     pair.near.ctl(&["cp", "far:/no/such/file", back.to_str().unwrap()]).failure(1);
+    let told = pair.near.ctl(&["cp", source.to_str().unwrap(), &format!("{folder}/missing/x")]).failure(1);
+    assert!(told.contains("at far: no file can be made in ") && told.contains("/missing: No such file"), "{told}");
     assert!(fs::read(&back).unwrap() == content, "a copy that fails changes nothing");
     assert_eq!(fs::read_dir(&there).unwrap().count(), 1, "nothing is left beside it");
 }

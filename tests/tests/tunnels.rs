@@ -84,6 +84,21 @@ fn forward_takes_the_first_side_back_when_the_second_fails() {
 }
 
 #[test]
+fn what_would_act_on_the_wrong_node_is_not_hinted_at() {
+    let lab = Lab::new();
+    let pair = Pair::start(&lab);
+    let from = format!("near:{}", pair.near.host().free_port());
+    let forward = ["forward", "--from", &from, "--to", "far:4711"];
+    pair.near.ctl(&forward).success();
+    let told = pair.near.ctl(&forward).failure(1);
+    assert!(told.contains("hint: remove it first with `hivectl proxy rm 1 --node far`"), "{told}");
+    let leave = ["networks", "leave", "--name", NETWORK, "--node", "far"];
+    let told = pair.near.ctl(&leave).failure(2);
+    assert!(told.contains("error: 1 proxy of network") && told.contains("--yes"), "it would cut its own way: {told}");
+    assert_eq!(pair.near.json(&["proxy", "ls", "--node", "far"]).as_array().map(Vec::len), Some(1));
+}
+
+#[test]
 fn an_egress_on_a_port_that_is_taken_is_refused() {
     let lab = Lab::new();
     let pair = Pair::start(&lab);

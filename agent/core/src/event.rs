@@ -156,6 +156,8 @@ pub enum Event {
     JoinRefused {
         /// Network it named.
         network: NetworkName,
+        /// The peer.
+        peer: NodeId,
     },
     /// A message of table sync came in.
     Sync {

@@ -31,7 +31,7 @@ impl Core {
             self.close(conn, "connected to itself");
             return;
         }
-        if relayed && !dialled {
+        if !dialled && (relayed || !self.reach.is_punching(&peer, now.mono)) {
             self.routes_changed |= self.connections.come_round(&peer, now.mono);
         }
         self.path.connected(&peer, dialled, relayed, now.mono);
@@ -140,9 +140,10 @@ impl Core {
         self.connections.ask(conn, network, again);
     }
 
-    pub(crate) fn join_refused(&mut self, network: &NetworkName, now: Now) {
+    pub(crate) fn join_refused(&mut self, network: &NetworkName, peer: NodeId, now: Now) {
+        let outside = !self.connections.of(&peer).any(|(_, connection)| connection.joined.contains_key(network));
         if let Some(room) = self.networks.get_mut(network) {
-            room.refused_here(now.mono);
+            room.refused_here(peer, outside, now.mono);
         }
     }
 

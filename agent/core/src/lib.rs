@@ -187,7 +187,7 @@ impl Core {
             Event::DialFailed { peer, relayed: false, reason } => self.dial_failed(peer, reason, now),
             Event::Joined { conn, network, secret } => self.joined(conn, &network, &secret, now),
             Event::JoinFailed { conn, network, refusal } => self.join_failed(conn, &network, refusal, now),
-            Event::JoinRefused { network } => self.join_refused(&network, now),
+            Event::JoinRefused { network, peer } => self.join_refused(&network, peer, now),
             Event::Sync { conn, message } => self.synced(conn, message, now),
             Event::AddressGone(address) => self.address_gone(&address),
             Event::Addresses(addresses) => self.addresses_changed(addresses, now),

@@ -23,8 +23,8 @@ const MOST_BANNED: usize = 4096;
 const MOST_REFUSALS: usize = 1024;
 const FIRST_REFUSAL: Duration = Duration::from_secs(30);
 const LONGEST_REFUSAL: Duration = Duration::from_secs(600);
-/// How long a refused join counts as news.
-const RECENT: Duration = Duration::from_secs(600);
+/// How long a refused join counts as news: a node that cannot join tries again every ten minutes.
+const RECENT: Duration = Duration::from_secs(3600);
 
 /// One network.
 pub(crate) struct Network {
@@ -35,7 +35,8 @@ pub(crate) struct Network {
     pub banned: BTreeSet<NodeId>,
     /// Joins refused here since the start.
     pub refused_joins: u64,
-    last_refused: Option<Duration>,
+    /// Who was refused here and has not joined since: how often, and when last.
+    refused: BTreeMap<NodeId, (u64, Duration)>,
     refusals: BTreeMap<NodeId, Refusals>,
 }
 
@@ -54,7 +55,7 @@ impl Network {
             previous: None,
             banned: BTreeSet::new(),
             refused_joins: 0,
-            last_refused: None,
+            refused: BTreeMap::new(),
             refusals: BTreeMap::new(),
         }
     }
@@ -121,8 +122,10 @@ impl Network {
         self.refusals.get(peer).map(|r| r.until).filter(|until| *until > now)
     }
 
+    /// A peer has joined: what was refused before, on either side, was on the way to that.
     pub fn taken_in(&mut self, peer: &NodeId) {
         self.refusals.remove(peer);
+        self.refused.remove(peer);
     }
 
     /// Members that do not take our join, though the table says they belong here.
@@ -130,14 +133,26 @@ impl Network {
         self.refusals.keys()
     }
 
-    pub fn refused_here(&mut self, now: Duration) {
+    /// Notes that a peer's join was refused here. One that is in already, or kept out, is no news.
+    pub fn refused_here(&mut self, peer: NodeId, is_news: bool, now: Duration) {
         self.refused_joins += 1;
-        self.last_refused = Some(now);
+        self.refused.retain(|_, (_, at)| now.saturating_sub(*at) < RECENT);
+        if is_news
+            && !self.banned.contains(&peer)
+            && (self.refused.len() < MOST_REFUSALS || self.refused.contains_key(&peer))
+        {
+            let (count, at) = self.refused.entry(peer).or_default();
+            (*count, *at) = (*count + 1, now);
+        }
     }
 
-    /// Whether a join was refused here lately.
-    pub fn refused_lately(&self, now: Duration) -> bool {
-        self.last_refused.is_some_and(|at| now.saturating_sub(at) < RECENT)
+    /// Who was refused here lately and is still outside, and how often.
+    pub fn refused_lately(&self, now: Duration) -> impl Iterator<Item = (&NodeId, u64)> {
+        let outside = self
+            .refused
+            .iter()
+            .filter(move |(peer, (_, at))| now.saturating_sub(*at) < RECENT && !self.banned.contains(*peer));
+        outside.map(|(peer, (count, _))| (peer, *count))
     }
 }
 
@@ -194,7 +209,7 @@ impl Membership {
     }
 
     pub fn leave(&mut self, name: &NetworkName, out: &mut Outbox) -> Result<(), Failure> {
-        self.0.remove(name).ok_or_else(|| not_a_member(name))?;
+        self.0.remove(name).ok_or_else(|| not_a_member(name).hint("`hivectl networks` lists those it is in"))?;
         out.persist(Change::NetworkGone(name.clone()));
         Ok(())
     }

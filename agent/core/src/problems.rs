@@ -24,7 +24,7 @@ impl Core {
         for (name, network) in self.networks.iter() {
             found.extend(self.alone(name));
             found.extend(self.refused_by(name, network));
-            found.extend(refused_here(name, network, now));
+            found.extend(self.refused_here(name, network, now));
             found.extend(self.old_passwords(name, network));
         }
         found.extend(self.clocks());
@@ -91,6 +91,17 @@ impl Core {
         (!refusing.is_empty()).then(|| problem(format!("not let in to network {name} by {}", shorten(&refusing)), hint))
     }
 
+    fn refused_here(&self, name: &NetworkName, network: &Network, now: Now) -> Option<Problem> {
+        let (nodes, counts): (Vec<_>, Vec<_>) =
+            network.refused_lately(now.mono).map(|(node, count)| (self.called(node), count)).unzip();
+        let what = || {
+            let count: u64 = counts.iter().sum();
+            format!("joins to network {name} refused here in the last hour: {count}, by {}", shorten(&nodes))
+        };
+        let hint = "if one is a node of yours, give it this network's password";
+        (!nodes.is_empty()).then(|| problem(what(), hint))
+    }
+
     fn old_passwords(&self, name: &NetworkName, network: &Network) -> Option<Problem> {
         network.old_until()?;
         let old = self.connections.iter().filter(|(_, c)| c.joined.get(name) == Some(&Proof::Old));
@@ -119,12 +130,6 @@ impl Core {
         let names: Vec<_> = ahead.into_iter().map(|node| self.called(node)).collect();
         Some(problem(format!("clocks ahead of this node's: {}", shorten(&names)), "set the clock there, or here"))
     }
-}
-
-fn refused_here(name: &NetworkName, network: &Network, now: Now) -> Option<Problem> {
-    let hint = "if a node of yours cannot join, give it this network's password";
-    let what = || format!("joins to network {name} refused here since the start: {}", network.refused_joins);
-    network.refused_lately(now.mono).then(|| problem(what(), hint))
 }
 
 /// A few names, and how many more there are.

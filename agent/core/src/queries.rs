@@ -63,7 +63,7 @@ impl Core {
         let latest_contact = if *node == self.own.id { now.wall } else { entry.contact };
         NodeInfo {
             peer_id: *node,
-            node_name: entry.record.name.clone(),
+            node_name: if *node == self.own.id { self.own.name.clone() } else { entry.record.name.clone() },
             network: network.clone(),
             latest_contact,
             online: self.is_online(node, entry, now),
@@ -121,8 +121,13 @@ impl Core {
         }
         let tables = self.tables.iter().filter(|(name, _)| network.is_none_or(|n| n == *name));
         let members = tables.flat_map(|(_, table)| table.members());
-        let named: BTreeSet<_> =
-            members.filter(|(_, e)| e.record.name.as_str() == who).map(|(node, _)| *node).collect();
+        let called = |node: &NodeId, entry: &Entry| match *node == self.own.id {
+            // Its record follows a new name a moment later.
+            true => self.own.name.as_str() == who,
+            false => entry.record.name.as_str() == who,
+        };
+        let named = members.filter(|(node, entry)| called(node, entry)).map(|(node, _)| *node);
+        let named: BTreeSet<_> = named.chain((self.own.name.as_str() == who).then_some(self.own.id)).collect();
         let mut named = named.into_iter();
         match (named.next(), named.next()) {
             (Some(one), None) => Ok(one),

@@ -289,7 +289,7 @@ fn duplicate(other: &ProxySpec) -> Failure {
         }
         Direction::Ingress => format!("proxy {} takes exactly these connections already", other.id),
     };
-    Failure::new(FailureCode::Usage, what).hint(format!("remove it first with `hivectl proxy rm {}`", other.id))
+    Failure::new(FailureCode::Failed, what).hint(format!("remove it first with `hivectl proxy rm {}`", other.id))
 }
 
 fn unknown(id: ProxyId) -> Failure {

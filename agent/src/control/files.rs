@@ -34,7 +34,13 @@ fn resolved(path: &str) -> PathBuf {
 }
 
 pub(super) fn failure(error: FileError) -> Failure {
-    Failure::new(FailureCode::Failed, error.to_string())
+    let failure = Failure::new(FailureCode::Failed, error.to_string());
+    match error {
+        FileError::NotAFile(_) => failure.hint(
+            "a folder is packed by tar on one side and unpacked on the other: tar under hivectl exec reads and writes pipes",
+        ),
+        _ => failure,
+    }
 }
 
 /// How a copy ends before its time.

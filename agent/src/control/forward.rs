@@ -16,7 +16,7 @@ use hive_protocol::{
 use libp2p::StreamProtocol;
 use smol::future::or;
 
-use super::server::{Bytes, Control, End};
+use super::server::{Bytes, Control, End, called};
 use crate::{frames, net::registry::Connection, node::Handle, time::within};
 
 /// How long a node may take to be connected.
@@ -40,13 +40,14 @@ pub(super) async fn run<S: Bytes>(
     network: Option<NetworkName>,
     (min, max): (u16, u16),
 ) -> Result<(), End> {
-    let mut remote = match open(control.node.clone(), target, network).await {
+    let who = called(&control.node, target).await;
+    let mut remote = match open(control.node.clone(), target, network, &who).await {
         Ok(stream) => stream,
         Err(failure) => return control.refuse(failure).await,
     };
     let hello = ClientMessage::Hello { min, max, node: None, network: None };
     frames::write(&mut remote, &hello, CONTROL_MAX).await?;
-    match within(PATIENCE, greeting(&mut remote, target)).await.unwrap_or_else(|| Err(unreachable(target))) {
+    match within(PATIENCE, greeting(&mut remote, target, &who)).await.unwrap_or_else(|| Err(unreachable(&who))) {
         Ok(greeting) => frames::write_body(&mut control.stream, &greeting).await?,
         Err(failure) => return control.refuse(failure).await,
     }
@@ -73,19 +74,20 @@ async fn open(
     node: Handle,
     target: NodeId,
     network: Option<NetworkName>,
+    who: &str,
 ) -> Result<hive_transport::streams::Stream, Failure> {
-    let connection = connection(node.clone(), target, network).await.ok_or_else(|| unreachable(target))?;
+    let connection = connection(node.clone(), target, network).await.ok_or_else(|| unreachable(who))?;
     let opened = node.streams.open_on(connection.id, StreamProtocol::new(CONTROL_PROTOCOL)).await;
-    opened.map_err(|e| Failure::new(FailureCode::Unreachable, format!("node {target} cannot be reached: {e}")))
+    opened.map_err(|e| Failure::new(FailureCode::Unreachable, format!("node {who} cannot be reached: {e}")))
 }
 
 /// The node's answer to the greeting, as it came, if it speaks for itself.
-async fn greeting(remote: &mut (impl AsyncRead + Unpin), target: NodeId) -> Result<Vec<u8>, Failure> {
-    let answer = frames::read_body(remote, CONTROL_MAX).await.map_err(|_| unreachable(target))?;
+async fn greeting(remote: &mut (impl AsyncRead + Unpin), target: NodeId, who: &str) -> Result<Vec<u8>, Failure> {
+    let answer = frames::read_body(remote, CONTROL_MAX).await.map_err(|_| unreachable(who))?;
     match frame::decode(&answer) {
-        Ok(ServerMessage::Welcome { node, .. }) if node != target => Err(impostor(target, node)),
+        Ok(ServerMessage::Welcome { node, .. }) if node != target => Err(impostor(who, node)),
         Ok(ServerMessage::Welcome { .. } | ServerMessage::Response(_)) => Ok(answer),
-        _ => Err(Failure::new(FailureCode::Version, format!("node {target} does not greet as this version does"))
+        _ => Err(Failure::new(FailureCode::Version, format!("node {who} does not greet as this version does"))
             .hint("update the older of the two")),
     }
 }
@@ -104,13 +106,13 @@ fn shared(core: &Core, target: NodeId, now: Now) -> Vec<NetworkName> {
     core.nodes(now).into_iter().filter(|row| row.peer_id == target).map(|row| row.network).collect()
 }
 
-fn impostor(target: NodeId, claimed: NodeId) -> Failure {
-    Failure::new(FailureCode::NotAuthorised, format!("node {target} claims to be {claimed}: nothing was told to it"))
+fn impostor(who: &str, claimed: NodeId) -> Failure {
+    Failure::new(FailureCode::NotAuthorised, format!("node {who} claims to be {claimed}: nothing was told to it"))
         .hint("do not trust it: see `hivectl networks ban`")
 }
 
-fn unreachable(target: NodeId) -> Failure {
-    Failure::new(FailureCode::Unreachable, format!("node {target} cannot be reached"))
+fn unreachable(who: &str) -> Failure {
+    Failure::new(FailureCode::Unreachable, format!("node {who} cannot be reached"))
         .hint("see `hivectl nodes` and `hivectl status`: is its agent running, and is a path open?")
 }
 
@@ -122,7 +124,7 @@ mod tests {
 
     fn greeted(message: &ServerMessage) -> Result<Vec<u8>, FailureCode> {
         let bytes = frame::encode(message, CONTROL_MAX).unwrap();
-        let answer = smol::block_on(greeting(&mut &bytes[..], NodeId::from_bytes([1; 32])));
+        let answer = smol::block_on(greeting(&mut &bytes[..], NodeId::from_bytes([1; 32]), "shed"));
         answer.map_err(|failure| failure.code)
     }
 

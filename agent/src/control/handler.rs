@@ -153,6 +153,7 @@ async fn carry_out(node: Handle, request: Request) -> Result<(), Failure> {
         }
         Request::SessionRevoke { id } => node.command(move |core, _| core.revoke(&id)).await,
         Request::Rename { name } => {
+            name.check_own().map_err(|e| Failure::new(FailureCode::Usage, e.to_string()))?;
             node.command(move |core, now| {
                 core.rename(name, now);
                 Ok(())
@@ -197,7 +198,7 @@ fn cannot_bind(address: SocketAddr, error: &std::io::Error) -> Failure {
     use std::io::ErrorKind;
     let what = |why: &str| Failure::new(FailureCode::Failed, format!("cannot listen on {address}: {why}"));
     match error.kind() {
-        ErrorKind::AddrInUse => what("the port is taken").hint("see `hivectl proxy ls`, or choose another --port"),
+        ErrorKind::AddrInUse => what("the port is taken").hint("see `hivectl proxy ls`, or choose another port"),
         ErrorKind::PermissionDenied => {
             what("not permitted").hint("ports below 1024 need root or CAP_NET_BIND_SERVICE on that node")
         }

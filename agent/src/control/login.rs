@@ -8,7 +8,7 @@ use hive_protocol::{
     password::Secret,
 };
 
-use super::server::{Bytes, Control, End};
+use super::server::{Bytes, Control, End, described};
 
 /// The state of a login on one stream.
 pub(super) struct Login {
@@ -102,7 +102,8 @@ impl Login {
             return control.refuse(out_of_turn()).await;
         };
         if proofs.expect.check(&code).is_err() {
-            log::warn!("login refused for {:?} from {:?}", user, control.caller);
+            let who = described(&control.node, control.caller).await;
+            log::warn!("login refused for user {user:?}, from {who}");
             return control.refuse(wrong()).await;
         }
         control.node.succeeded(Purpose::Login, control.caller.source()).await;
@@ -132,5 +133,5 @@ fn wrong() -> Failure {
 }
 
 fn too_many(seconds: u64) -> Failure {
-    Failure::new(FailureCode::Busy, "too many failed attempts").hint(format!("try again in {seconds} s"))
+    Failure::new(FailureCode::NotAuthorised, "too many failed attempts").hint(format!("try again in {seconds} s"))
 }

@@ -3,7 +3,7 @@
 use futures::AsyncReadExt;
 use hive_protocol::message::{Failure, FailureCode, Response, RunRequest};
 
-use super::server::{Bytes, Control, End};
+use super::server::{Bytes, Control, End, described};
 use crate::process;
 
 /// Runs the program to its end, or until the stream breaks or the session ends.
@@ -12,7 +12,8 @@ pub(super) async fn run<S: Bytes>(control: &mut Control<S>, wish: &RunRequest) -
         let failure = Failure::new(FailureCode::Busy, "too many programs run on this node for its clients");
         return control.respond(Response::Error(failure)).await;
     };
-    log::info!("{:?} runs {}", control.caller, wish.command.first().map_or("a shell", String::as_str));
+    let who = described(&control.node, control.caller).await;
+    log::info!("{who} runs {}", wish.command.first().map_or("a shell", String::as_str));
     control.respond(Response::Started).await?;
     let halves = (&mut control.stream).split();
     if let Err(broken) = process::run(wish, halves, control.authority.ended()).await {

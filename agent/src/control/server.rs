@@ -263,6 +263,22 @@ impl<S: Bytes> Control<S> {
     }
 }
 
+/// Who a caller is, in the words of the log.
+pub(super) async fn described(node: &Handle, caller: Caller) -> String {
+    let Caller::Remote { source, .. } = caller else { return "a program on this machine".to_owned() };
+    let who = match source.peer {
+        Some(peer) => called(node, peer).await,
+        None => "a stranger".to_owned(),
+    };
+    source.ip.map(|ip| format!("{who} at {ip}")).unwrap_or(who)
+}
+
+/// A node by its name and id.
+pub(super) async fn called(node: &Handle, peer: NodeId) -> String {
+    let name = node.ask(move |core, _| core.node_name(&peer)).await.ok().flatten();
+    name.map_or_else(|| peer.to_string(), |name| format!("{name} ({peer})"))
+}
+
 fn no_common_version(min: u16, max: u16) -> Failure {
     let what =
         format!("this node speaks control protocol {VERSION_MIN} to {VERSION_CURRENT}, the client {min} to {max}");

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, Permissions},
-    io,
+    io::{self, Write},
     os::unix::{
         fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
         net::{UnixListener, UnixStream},
@@ -13,6 +13,10 @@ use std::{
 };
 
 use async_io::{Async, Timer};
+use hive_protocol::{
+    frame::{self, CONTROL_MAX},
+    message::{Failure, FailureCode, Response, ServerMessage},
+};
 use smol::lock::{Semaphore, SemaphoreGuardArc};
 
 use super::server;
@@ -83,15 +87,19 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
 impl Socket {
     /// Serves local programs for as long as the node lives.
     pub async fn serve(self, node: Handle) {
-        let places = Places::default();
+        let (places, mut told) = (Places::default(), false);
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
                     let trusted = is_trusted(&stream);
                     let Some(place) = places.take(trusted) else {
-                        log::debug!("control socket: too many local programs, one is turned away");
+                        if !std::mem::replace(&mut told, true) {
+                            log::warn!("control socket: too many programs are connected, further ones are turned away");
+                        }
+                        turn_away(&stream);
                         continue;
                     };
+                    told = false;
                     let served = server::local(node.clone(), stream, trusted);
                     exec::spawn(async move {
                         served.await;
@@ -124,6 +132,16 @@ impl Default for Places {
 impl Places {
     fn take(&self, trusted: bool) -> Option<SemaphoreGuardArc> {
         if trusted { self.own.try_acquire_arc() } else { self.others.try_acquire_arc() }
+    }
+}
+
+/// Says why, as far as that can be said at once: an answer as short as this fits into a fresh socket.
+fn turn_away(stream: &Async<UnixStream>) {
+    let busy = Failure::new(FailureCode::Busy, "too many programs talk to this agent at once")
+        .hint("end some of them, such as watching and following commands, or try again");
+    if let Ok(bytes) = frame::encode(&ServerMessage::Response(Response::Error(busy)), CONTROL_MAX) {
+        // Who does not hear it sees the conversation end.
+        let _ = stream.get_ref().write(&bytes);
     }
 }
 

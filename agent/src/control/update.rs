@@ -11,7 +11,7 @@ use smol::{future::or, unblock};
 
 use super::{
     files::{Halt, failure, receive, revoked},
-    server::{Bytes, Control, End},
+    server::{Bytes, Control, End, described},
 };
 use crate::{
     BUILD,
@@ -63,9 +63,10 @@ pub(super) async fn run<S: Bytes>(control: &mut Control<S>, wish: &UpdateRequest
     if let Err(refusal) = enter(&node, place, wish, rejoin).await {
         return control.respond(Response::Error(refusal)).await;
     }
+    let who = described(&node, control.caller).await;
     // From here on the record keeps others out.
     drop(lock);
-    log::info!("{:?} updates this agent from {} to {}", control.caller, BUILD.version, wish.version);
+    log::info!("{who} updates this agent from {} to {}", BUILD.version, wish.version);
     turn.keep();
     // From here on it goes its way, whether the client still listens or not.
     let told = control.respond(Response::Done).await;

@@ -45,7 +45,7 @@ fn counted(node: &Handle, spec: &ProxySpec) -> Counted {
     let counted = node.tunnels.counted(spec.id);
     let lacking = spec.key_prefix.as_ref().filter(|prefix| node.keys.certificate(prefix).is_none());
     let text = lacking.map(|prefix| format!("there is no certificate {prefix} with its key yet"));
-    let error = text.map(|text| Failed { cause: Cause::Certificate, text });
+    let error = text.map(|text| Failed { cause: Cause::Certificate, text, at: None });
     Counted { last_error: error.or(counted.last_error), ..counted }
 }
 
@@ -132,20 +132,34 @@ async fn own_problems(node: Handle) -> Result<Vec<Problem>, Failure> {
         hint: "see the log, or choose an address with `hivectl listen`".into(),
     });
     let specs = node.ask(|core, _| core.proxies().cloned().collect::<Vec<_>>()).await?;
-    let failing = specs.iter().filter_map(|spec| failing(spec, &counted(&node, spec)));
+    // Who disabled a proxy knows that it does not work.
+    let enabled = specs.iter().filter(|spec| spec.enabled);
+    let failing = enabled.filter_map(|spec| failing(spec, &counted(&node, spec)));
     let served = specs.iter().filter_map(|spec| spec.key_prefix.clone()).collect();
     let renewals = acme::problems(&node.acme, &node.keys, &served, now().wall);
     Ok(store.into_iter().chain(deaf).chain(renewals).chain(failing).collect())
 }
 
 fn failing(spec: &ProxySpec, counted: &Counted) -> Option<Problem> {
-    let what = format!("proxy {}: {}", spec.id, error(counted)?);
+    let what = format!("proxy {}: {}{}", spec.id, error(counted)?, when(counted));
     let hint = match (&counted.listener_error, &counted.last_error) {
         (None, Some(failed)) if failed.cause == Cause::Certificate => certificate_hint(spec),
         (None, Some(failed)) => hint(spec.direction, failed.cause).into(),
         _ => "free the port, or remove the proxy and choose another port".into(),
     };
     Some(Problem { what, hint })
+}
+
+/// When a connection failed, where it is that: the service may be back since, and nobody has asked for it.
+fn when(counted: &Counted) -> String {
+    let at = counted.last_error.as_ref().filter(|_| counted.listener_error.is_none()).and_then(|failed| failed.at);
+    let seconds = at.map_or(0, |at| at.elapsed().as_secs());
+    match seconds {
+        0..10 => String::new(),
+        10..120 => format!(" ({seconds} s ago)"),
+        120..7200 => format!(" ({} min ago)", seconds / 60),
+        _ => format!(" ({} h ago)", seconds / 3600),
+    }
 }
 
 fn certificate_hint(spec: &ProxySpec) -> String {
@@ -161,8 +175,11 @@ fn hint(direction: Direction, cause: Cause) -> &'static str {
         (_, Cause::Certificate) => "store a certificate with its key",
         (_, Cause::Path) => "look at the other node: is it online?",
         (_, Cause::NoRule) => "look at the other node: has it the matching ingress, and is that enabled?",
-        (Direction::Egress, Cause::Target) => "look at the other node: is the service behind its ingress running?",
+        (Direction::Egress, Cause::Target | Cause::Name) => {
+            "look at the other node: is the service behind its ingress running?"
+        }
         (Direction::Ingress, Cause::Target) => "is the service behind this ingress running?",
+        (Direction::Ingress, Cause::Name) => "is the host of this ingress (--host) written as this machine knows it?",
         (_, Cause::Busy) => "the other node carries as many connections as it can: end some, or try later",
     }
 }
@@ -174,11 +191,12 @@ mod tests {
     #[test]
     fn an_egress_whose_target_refuses_is_not_said_to_be_offline() {
         let refused = Counted {
-            last_error: Some(Failed { cause: Cause::Target, text: "refused by the peer: closed".to_owned() }),
+            last_error: Some(Failed { cause: Cause::Target, text: "refused by the peer: closed".to_owned(), at: None }),
             ..Counted::default()
         };
         assert!(hint(Direction::Egress, Cause::Target).contains("service"));
         assert!(hint(Direction::Egress, Cause::Path).contains("online"));
         assert_eq!(error(&refused).as_deref(), Some("refused by the peer: closed"));
+        assert_eq!(when(&refused), "", "what is so now has no age");
     }
 }

@@ -227,12 +227,14 @@ fn cannot_listen(asked: &Multiaddr, error: &TransportError<io::Error>) -> Failur
     };
     match cause(error) {
         Some(ErrorKind::AddrInUse) => {
-            failed("the port is taken").hint("stop the other program, or choose another port with --listen")
+            failed("the port is taken").hint("stop the other program, or choose another port")
         }
         Some(ErrorKind::PermissionDenied) => {
             failed("not permitted").hint("ports below 1024 need root or CAP_NET_BIND_SERVICE")
         }
-        Some(ErrorKind::AddrNotAvailable) => failed("this machine has no such address"),
+        Some(ErrorKind::AddrNotAvailable) => {
+            failed("this machine has no such address").hint("give one that it has, or 0.0.0.0 or :: for all of them")
+        }
         _ => Failure::new(FailureCode::Failed, error.to_string()),
     }
 }

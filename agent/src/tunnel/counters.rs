@@ -1,8 +1,11 @@
 //! What a proxy has carried and how its last connection fared, for the people who look.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicU32, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Instant,
 };
 
 use super::lock;
@@ -25,6 +28,8 @@ pub struct Failed {
     pub cause: Cause,
     /// In words.
     pub text: String,
+    /// When; none for what is so now.
+    pub at: Option<Instant>,
 }
 
 /// Kinds of failure, each with another remedy.
@@ -36,6 +41,8 @@ pub enum Cause {
     NoRule,
     /// The target of the ingress does not accept connections.
     Target,
+    /// The host of the ingress has no address.
+    Name,
     /// The peer carries as much as it can.
     Busy,
     /// There is no certificate to end TLS with.
@@ -72,7 +79,7 @@ impl Counters {
 
     /// A connection failed.
     pub fn failed(&self, cause: Cause, why: impl Into<String>) {
-        *lock(&self.last_error) = Some(Failed { cause, text: why.into() });
+        *lock(&self.last_error) = Some(Failed { cause, text: why.into(), at: Some(Instant::now()) });
     }
 
     /// A connection was made.

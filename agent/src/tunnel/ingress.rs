@@ -164,7 +164,8 @@ impl Ingress {
         let local = match self.target(spec, &entry.counters).await {
             Ok(local) => local,
             Err(text) => {
-                entry.counters.failed(Cause::Target, &text);
+                let cause = if text.contains(UNRESOLVED) { Cause::Name } else { Cause::Target };
+                entry.counters.failed(cause, &text);
                 refuse(place.latest(carrier), &Refusal { reason: RefuseReason::Target, text }).await;
                 return None;
             }
@@ -294,11 +295,14 @@ async fn come_back(session: &Session, place: &Place, entry: &Entry) -> Result<Ar
     or(cut, back).await
 }
 
+/// How a target whose host has no address is told from one that does not answer.
+const UNRESOLVED: &str = "cannot be resolved";
+
 /// Connects to a local target by name or address.
 pub async fn connect(host: &str, port: u16) -> Result<Source<TcpStream>, String> {
     let what = |why: String| format!("the target {host}:{port} {why}");
     let attempt = async {
-        let found = async_net::resolve((host, port)).await.map_err(|e| what(format!("cannot be resolved: {e}")))?;
+        let found = async_net::resolve((host, port)).await.map_err(|e| what(format!("{UNRESOLVED}: {e}")))?;
         let mut last = what("has no address".to_owned());
         for address in found.into_iter().take(MAX_ADDRESSES) {
             match connect_to(address).await {

@@ -6,12 +6,15 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use hive_protocol::message::FileInfo;
 use rustix::fs::OFlags;
 
 const BUFFER: usize = 128 * 1024;
+/// How long a copy that broke off can be gone on with.
+const PART_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 const PERMISSIONS: u32 = 0o777;
 /// The mode of what has not arrived yet.
 const PRIVATE: u32 = 0o600;
@@ -25,6 +28,15 @@ pub enum FileError {
     Io {
         /// Which file.
         path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No file can be made in the folder that it is to stand in.
+    #[error("no file can be made in {}: {source}", .folder.display())]
+    Folder {
+        /// Which folder.
+        folder: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
@@ -101,11 +113,10 @@ impl Incoming {
     pub fn begin(path: &Path, name: &str, wanted: FileInfo) -> Result<Self, FileError> {
         let place =
             if path.is_dir() { path.join(Path::new(name).file_name().unwrap_or_default()) } else { path.to_owned() };
-        if place.exists() && !place.is_file() {
-            return Err(FileError::NotAFile(place));
-        }
+        check(&place)?;
+        tidy(folder_of(&place));
         let part = part_of(&place, &wanted);
-        let mut file = create(&part)?;
+        let mut file = create(&part).map_err(|error| of_folder(error, &place))?;
         let mut hasher = blake3::Hasher::new();
         let held = hash(&mut file, &mut hasher).map_err(at(&part))?;
         let incoming = Self { place, part, file, hasher, wanted, held };
@@ -137,8 +148,7 @@ impl Incoming {
         self.file.set_permissions(mode).map_err(at(&self.part))?;
         self.file.sync_all().map_err(at(&self.part))?;
         fs::rename(&self.part, &self.place).map_err(at(&self.place))?;
-        let folder = self.place.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
+        let folder = folder_of(&self.place);
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))
     }
 
@@ -193,6 +203,45 @@ fn locked(file: File, part: &Path) -> Result<File, FileError> {
     Ok(file)
 }
 
+/// Whether a file may come to stand there, as far as can be told before its bytes travel: its name is not too long, and
+/// nothing else is in its place.
+fn check(place: &Path) -> Result<(), FileError> {
+    match fs::metadata(place) {
+        Ok(found) if !found.is_file() => Err(FileError::NotAFile(place.to_owned())),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(at(place)(e)),
+        _ => Ok(()),
+    }
+}
+
+fn folder_of(place: &Path) -> &Path {
+    place.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Nobody knows the part by its name: what cannot be made is a file in that folder.
+fn of_folder(error: FileError, place: &Path) -> FileError {
+    match error {
+        FileError::Io { source, .. } => FileError::Folder { folder: folder_of(place).to_owned(), source },
+        error => error,
+    }
+}
+
+/// Removes what copies have left in a folder that nobody went on with.
+fn tidy(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for part in entries.filter(|entry| is_part(&entry.file_name().to_string_lossy())) {
+        let is_old = |modified: SystemTime| modified.elapsed().is_ok_and(|age| age > PART_LIFE);
+        if part.metadata().and_then(|found| found.modified()).is_ok_and(is_old) {
+            // One that cannot be removed is somebody else's.
+            let _ = fs::remove_file(part.path());
+        }
+    }
+}
+
+fn is_part(name: &str) -> bool {
+    name.strip_prefix(".hive-")
+        .is_some_and(|rest| rest.len() == "0123456789abcdef.part".len() && rest.ends_with(".part"))
+}
+
 /// Beside the place, so that a rename stays on one file system; named by the content, so that only the same goes on.
 fn part_of(place: &Path, wanted: &FileInfo) -> PathBuf {
     let hash: String = wanted.hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
@@ -245,6 +294,30 @@ mod tests {
         let mut copy = Incoming::begin(&place, "x", info(b"12")).unwrap();
         assert!(matches!(copy.write(b"123"), Err(FileError::Damaged(_))));
         assert_eq!((fs::read(&place).unwrap(), names(folder.path())), (b"old".to_vec(), vec!["notes".to_owned()]));
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_is_refused_before_anything_arrives() {
+        let folder = tempfile::tempdir().unwrap();
+        let refusal = |place: PathBuf| Incoming::begin(&place, "x", info(b"x")).err().map(|e| e.to_string()).unwrap();
+        let missing = folder.path().join("missing");
+        let told = refusal(missing.join("file"));
+        assert!(told.contains(&format!("in {}: No such", missing.display())) && !told.contains(".part"), "{told}");
+        assert!(refusal(folder.path().join("x".repeat(300))).contains("too long"));
+        assert_eq!(names(folder.path()), [""; 0]);
+    }
+
+    #[test]
+    fn what_nobody_went_on_with_for_a_week_is_removed_by_the_next_copy() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, days) in [(".hive-0123456789abcdef.part", 8), (".hive-0123456789abcdee.part", 6), ("old", 8)] {
+            let file = File::create(folder.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(days * 24 * 3600)).unwrap();
+        }
+        drop(Incoming::begin(&folder.path().join("new"), "x", info(b"")).unwrap().finish());
+        let mut left = names(folder.path());
+        left.sort();
+        assert_eq!(left, [".hive-0123456789abcdee.part", "new", "old"]);
     }
 
     #[test]

@@ -117,6 +117,10 @@ pub async fn run(app: &App, args: &Keys) -> Result<()> {
 }
 
 async fn list(app: &App, args: &Keys, target: &Target) -> Result<()> {
+    if args.reveal && args.out.is_none() {
+        return Err(Error::usage("--reveal needs --out DIR")
+            .hint("`hivectl keys show --key-name NAME --reveal` prints a single key"));
+    }
     let mut client = app.connect(target).await?;
     let keys = client.keys().await?;
     if let Some(folder) = &args.out {

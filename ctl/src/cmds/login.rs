@@ -5,7 +5,12 @@ use std::time::SystemTime;
 use hive_protocol::{Timestamp, message::Request};
 use serde_json::json;
 
-use crate::{app::App, args::node_verb, error::Result, format::until};
+use crate::{
+    app::App,
+    args::node_verb,
+    error::{Error, Result},
+    format::until,
+};
 
 node_verb! {
     /// Open a session with a node, which later commands use instead of a password.
@@ -34,6 +39,12 @@ pub async fn login(app: &App, args: &Login) -> Result<()> {
     let target = args.target();
     let mut client = app.greet(&target).await?;
     let session = app.login(&mut client, &target).await?;
+    app.save(&session).map_err(|why| {
+        let node = client.name.as_str();
+        Error::failed(format!("the login at {node} is right, but it cannot be saved for later commands: {why}")).hint(
+            "name a folder that can be written in XDG_STATE_HOME, or give each command the password in HIVE_PASSWORD",
+        )
+    })?;
     let now = Timestamp::from(SystemTime::now());
     let value = json!({
         "peer_id": session.node, "node_name": client.name, "user": session.user, "expires": session.expires,

@@ -11,7 +11,7 @@ use crate::{
     args::{Target, node_verb},
     client::Client,
     error::{Error, Result},
-    format::{duration, until},
+    format::{counted, duration, until},
     prompt::{self, Password},
     style::Style,
     table::{Cell, Table},
@@ -25,7 +25,7 @@ node_verb! {
         subcommand,
         name = "networks",
         help_triggers("-h", "--help", "help"),
-        example = "{command_name}\n{command_name} join --name home\n{command_name} --node shed ban --node 12D3KooW…"
+        example = "{command_name}\n{command_name} join --name home\n{command_name} --node shed ban --node attic"
     )]
     pub struct Networks {
         /// list them if no verb is given
@@ -83,6 +83,9 @@ node_verb! {
         /// name of the network
         #[argh(option, arg_name = "name")]
         pub name: NetworkName,
+        /// do not ask, and do not hesitate to cut the way to the node
+        #[argh(switch)]
+        pub yes: bool,
     }
 }
 
@@ -99,7 +102,7 @@ pub struct Rotate {
     /// name of the network
     #[argh(option, arg_name = "name")]
     pub name: NetworkName,
-    /// how long the old password is still accepted, like 90s, 30min or 2h (default: 24h)
+    /// how long the old password is still accepted, like 90s, 30m or 24h (default: 24h)
     #[argh(option, arg_name = "duration", default = "DEFAULT_GRACE", from_str_fn(parse_grace))]
     pub grace: Duration,
     /// read the new password from standard input (environment: HIVE_NETWORK_PASSWORD)
@@ -121,25 +124,28 @@ const DEFAULT_GRACE: Duration = Duration::from_secs(24 * 3600);
     subcommand,
     name = "ban",
     help_triggers("-h", "--help", "help"),
-    example = "{command_name} --node 12D3KooW… --network home",
-    note = "The node acted on stands before the verb: hivectl networks --node shed ban --node ID"
+    example = "{command_name} --node attic --network home",
+    note = "The node acted on stands before the verb: hivectl networks --node shed ban --node attic"
 )]
 pub struct Ban {
-    /// peer id of the node to keep out
-    #[argh(option, arg_name = "id")]
-    pub node: NodeId,
+    /// the node to keep out, by peer id or name
+    #[argh(option, arg_name = "id|name")]
+    pub node: String,
     /// the network (default: every network the node acted on is in now)
     #[argh(option, arg_name = "name")]
     pub network: Option<NetworkName>,
+    /// do not ask
+    #[argh(switch)]
+    pub yes: bool,
 }
 
 /// Let a banned node in again.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "unban", help_triggers("-h", "--help", "help"), example = "{command_name} --node 12D3KooW…")]
 pub struct Unban {
-    /// peer id of the node to let in
-    #[argh(option, arg_name = "id")]
-    pub node: NodeId,
+    /// peer id of the node to let in, as `networks ls` shows it, or its name
+    #[argh(option, arg_name = "id|name")]
+    pub node: String,
     /// the network (default: every network the node acted on is in now)
     #[argh(option, arg_name = "name")]
     pub network: Option<NetworkName>,
@@ -154,8 +160,8 @@ pub async fn run(app: &App, args: &Networks) -> Result<()> {
         Some(NetworksVerb::Join(join)) => self::join(app, join, outer).await,
         Some(NetworksVerb::Leave(leave)) => self::leave(app, leave, outer).await,
         Some(NetworksVerb::Rotate(rotate)) => self::rotate(app, rotate, outer).await,
-        Some(NetworksVerb::Ban(Ban { node, network })) => ban(app, &outer, *node, network.clone(), true).await,
-        Some(NetworksVerb::Unban(Unban { node, network })) => ban(app, &outer, *node, network.clone(), false).await,
+        Some(NetworksVerb::Ban(args)) => ban(app, &outer, args).await,
+        Some(NetworksVerb::Unban(args)) => unban(app, &outer, args).await,
     }
 }
 
@@ -166,14 +172,28 @@ async fn list(app: &App, target: &Target) -> Result<()> {
 
 async fn join(app: &App, args: &Join, outer: Target) -> Result<()> {
     let mut client = changed_node(app, &args.node, &args.user, args.password_stdin, outer).await?;
-    let question = format!("Password of network {}: ", args.name);
-    let password = password(args.password_stdin, prompt::ask(&question)).await?.to_string();
+    let password = password(args.password_stdin, asked_to_join(&mut client, &args.name)).await?.to_string();
+    prompt::warn_if_weak(app.out, &password);
     client.done(Request::NetworkJoin { network: args.name.clone(), password }).await?;
     app.out.done(&json!({ "name": args.name }), || format!("{} is now in network {}", client.name, args.name))
 }
 
+/// A slip of the keys would make another network of the same name, so what is new to the node is asked for twice.
+async fn asked_to_join(client: &mut Client, name: &NetworkName) -> Result<Option<Password>> {
+    let question = format!("Password of network {name}: ");
+    match client.networks().await?.iter().any(|known| known.name == *name) {
+        true => prompt::ask(&question).await,
+        false => prompt::ask_new(&question).await,
+    }
+}
+
 async fn leave(app: &App, args: &Leave, outer: Target) -> Result<()> {
-    let mut client = app.connect(&args.target().or(outer)).await?;
+    let target = args.target().or(outer);
+    let mut client = app.connect(&target).await?;
+    if !args.yes {
+        let loss = Loss::of(app, &mut client, &target, &args.name).await?;
+        loss.accepted(app, &client, &args.name).await?;
+    }
     client.done(Request::NetworkLeave { network: args.name.clone() }).await?;
     app.out.done(&json!({ "name": args.name }), || format!("{} has left network {}", client.name, args.name))
 }
@@ -182,6 +202,7 @@ async fn rotate(app: &App, args: &Rotate, outer: Target) -> Result<()> {
     let mut client = changed_node(app, &args.node, &args.user, args.password_stdin, outer).await?;
     let question = format!("New password of network {}: ", args.name);
     let password = password(args.password_stdin, prompt::ask_new(&question)).await?.to_string();
+    prompt::warn_if_weak(app.out, &password);
     let grace_s = args.grace.as_secs();
     client.done(Request::NetworkRotate { network: args.name.clone(), password, grace_s }).await?;
     app.out.done(&json!({ "name": args.name, "grace_s": grace_s }), || {
@@ -190,12 +211,120 @@ async fn rotate(app: &App, args: &Rotate, outer: Target) -> Result<()> {
     })
 }
 
-async fn ban(app: &App, target: &Target, node: NodeId, network: Option<NetworkName>, banned: bool) -> Result<()> {
+/// What goes with a network that a node leaves.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Loss {
+    proxies: usize,
+    /// Whether this command reaches the node by that network alone.
+    way_in: bool,
+}
+
+impl Loss {
+    async fn of(app: &App, client: &mut Client, target: &Target, network: &NetworkName) -> Result<Self> {
+        let in_it = client.networks().await?.iter().any(|known| known.name == *network);
+        if !in_it {
+            return Ok(Self::default());
+        }
+        let proxies = client.proxies().await?.iter().filter(|proxy| proxy.network.as_ref() == Some(network)).count();
+        let way_in = target.node.is_some() && !reached_otherwise(app, client, network).await;
+        Ok(Self { proxies, way_in })
+    }
+
+    /// A person decides. A script on the node itself is warned; one elsewhere has to say that it means it.
+    async fn accepted(&self, app: &App, client: &Client, network: &NetworkName) -> Result<()> {
+        let Some(told) = self.told(client.name.as_str(), network) else { return Ok(()) };
+        match prompt::confirm(format!("{told}. Leave?")).await? {
+            Some(true) => Ok(()),
+            Some(false) => Err(Error::failed(format!("{} stays in network {network}", client.name))),
+            None if self.way_in => Err(Error::usage(told).hint("say --yes if that is meant")),
+            None => {
+                app.out.warn(&told);
+                Ok(())
+            }
+        }
+    }
+
+    fn told(&self, node: &str, network: &NetworkName) -> Option<String> {
+        let proxies = counted(self.proxies as u64, "proxy").replace("proxys", "proxies");
+        match (self.proxies, self.way_in) {
+            (0, false) => None,
+            (0, true) => Some(format!("network {network} is the way by which {node} is reached from here")),
+            (_, false) => Some(format!("{proxies} of network {network} at {node} will be gone")),
+            (_, true) => Some(format!(
+                "{proxies} of network {network} at {node} will be gone, and the way by which it is reached from here"
+            )),
+        }
+    }
+}
+
+/// Whether the local agent shares another network with the node, or is that node. Where it does not say, it may not.
+async fn reached_otherwise(app: &App, client: &Client, network: &NetworkName) -> bool {
+    if app.is_direct() {
+        return true;
+    }
+    let Ok(mut local) = app.greet(&Target::default()).await else { return false };
+    if local.node == client.node {
+        return true;
+    }
+    let rows = if local.authorised { local.nodes().await.unwrap_or_default() } else { Vec::new() };
+    rows.iter().any(|row| row.peer_id == client.node && row.network != *network)
+}
+
+async fn ban(app: &App, target: &Target, args: &Ban) -> Result<()> {
     let mut client = app.connect(target).await?;
-    client.done(Request::Ban { network: network.clone(), node, banned }).await?;
-    app.out.done(&json!({ "peer_id": node, "network": network, "banned": banned }), || {
-        format!("{} {}", client.name, ban_done(node, network.as_ref(), banned))
+    let node = named(&mut client, &args.node, args.network.as_ref()).await?;
+    if target.node.is_some() && !args.yes && is_local_agent(app, node).await {
+        let told = format!("{node} is the node that this command comes from: it reaches {} no more", client.name);
+        match prompt::confirm(format!("{told}. Ban it?")).await? {
+            Some(false) => return Err(Error::failed("nobody was banned")),
+            Some(true) => {}
+            None => app.out.warn(&told),
+        }
+    }
+    client.done(Request::Ban { network: args.network.clone(), node, banned: true }).await?;
+    app.out.done(&json!({ "peer_id": node, "network": args.network, "banned": true }), || {
+        format!("{} {}", client.name, ban_done(node, args.network.as_ref(), true))
     })
+}
+
+async fn is_local_agent(app: &App, node: NodeId) -> bool {
+    !app.is_direct() && app.greet(&Target::default()).await.is_ok_and(|local| local.node == node)
+}
+
+async fn unban(app: &App, target: &Target, args: &Unban) -> Result<()> {
+    let mut client = app.connect(target).await?;
+    let node = named(&mut client, &args.node, args.network.as_ref()).await?;
+    let meant = |known: &NetworkInfo| args.network.as_ref().is_none_or(|name| *name == known.name);
+    let was_banned = client.networks().await?.iter().any(|known| meant(known) && known.banned.contains(&node));
+    client.done(Request::Ban { network: args.network.clone(), node, banned: false }).await?;
+    app.out.done(&json!({ "peer_id": node, "network": args.network, "banned": false }), || match was_banned {
+        true => format!("{} {}", client.name, ban_done(node, args.network.as_ref(), false)),
+        false => format!("{} did not keep {node} out: nothing has changed", client.name),
+    })
+}
+
+/// The node that is meant by a peer id, or by a name in the table of the node acted on.
+async fn named(client: &mut Client, who: &str, network: Option<&NetworkName>) -> Result<NodeId> {
+    if let Ok(node) = who.parse() {
+        return Ok(node);
+    }
+    let rows = client.nodes().await?;
+    let rows = rows.iter().filter(|row| row.node_name.as_str() == who && network.is_none_or(|n| *n == row.network));
+    let mut ids: Vec<NodeId> = rows.map(|row| row.peer_id).collect();
+    ids.sort();
+    ids.dedup();
+    match ids.as_slice() {
+        [one] => Ok(*one),
+        [] => Err(Error::usage(format!("{} knows no node {who}", client.name)).hint(
+            client
+                .place
+                .complete("`hivectl nodes` lists those it knows, `hivectl networks ls` the ids of those it keeps out"),
+        )),
+        several => {
+            let ids: Vec<_> = several.iter().map(NodeId::to_string).collect();
+            Err(Error::usage(format!("several nodes are named {who}: {}", ids.join(", "))).hint("name it by its id"))
+        }
+    }
 }
 
 /// What a node does from now on. A ban belongs to a network: one joined later has none.
@@ -225,7 +354,7 @@ async fn password(from_stdin: bool, asked: impl Future<Output = Result<Option<Pa
     if from_stdin {
         return prompt::from_stdin();
     }
-    if let Some(password) = prompt::from_env(PASSWORD_VARIABLE) {
+    if let Some(password) = prompt::from_env(PASSWORD_VARIABLE)? {
         return Ok(password);
     }
     asked.await?.ok_or_else(|| {
@@ -234,10 +363,10 @@ async fn password(from_stdin: bool, asked: impl Future<Output = Result<Option<Pa
     })
 }
 
-/// A plain number counts seconds.
+/// With a unit: nobody means two seconds by a plain `2`.
 fn parse_grace(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().map(Duration::from_secs).ok();
-    seconds.or_else(|| humantime::parse_duration(text).ok()).ok_or_else(|| "expected a duration like 24h".to_owned())
+    let with_unit = || "give a duration with its unit, like 24h, 30m or 90s".to_owned();
+    humantime::parse_duration(text).map_err(|_| with_unit())
 }
 
 fn table(networks: &[NetworkInfo], now: Timestamp) -> Table {
@@ -292,10 +421,20 @@ mod tests {
     }
 
     #[test]
+    fn who_leaves_is_told_what_goes() {
+        let home = "home".parse().unwrap();
+        assert_eq!(Loss::default().told("shed", &home), None);
+        let proxies = Loss { proxies: 2, way_in: true }.told("shed", &home).unwrap();
+        assert!(proxies.starts_with("2 proxies of network home at shed will be gone, and the way"), "{proxies}");
+        let one = Loss { proxies: 1, way_in: false }.told("shed", &home).unwrap();
+        assert_eq!(one, "1 proxy of network home at shed will be gone");
+    }
+
+    #[test]
     fn grace_is_a_duration() {
         assert_eq!(parse_grace("24h"), Ok(DEFAULT_GRACE));
-        assert_eq!(parse_grace("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_grace("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_grace("0s"), Ok(Duration::ZERO));
-        assert!(parse_grace("soon").is_err());
+        assert!(parse_grace("soon").is_err() && parse_grace("2").is_err(), "a number without a unit says too little");
     }
 }

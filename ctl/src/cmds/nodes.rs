@@ -2,12 +2,13 @@
 
 use std::time::SystemTime;
 
-use hive_protocol::{Carrier, NodeInfo, PathKind, Timestamp};
+use hive_protocol::{Carrier, NetworkName, NodeInfo, PathKind, Timestamp};
 
 use crate::{
     app::App,
     args::node_verb,
-    error::Result,
+    client::Client,
+    error::{Error, Result},
     format::{ago, round_trip},
     style::Style,
     table::{Cell, Table},
@@ -38,12 +39,24 @@ node_verb! {
 /// Shows the table once or again and again.
 pub async fn run(app: &App, args: &Nodes) -> Result<()> {
     let mut client = app.connect(&args.target()).await?;
+    let only = only(&mut client, args).await?;
     watch(app.out, args.watch && !args.ls, async |screen| {
         let mut nodes = client.nodes().await?;
+        nodes.retain(|row| only.as_ref().is_none_or(|network| row.network == *network));
         nodes.sort_by_key(rank);
         screen.show(&nodes, || app.out.table(&table(&nodes, args.long, Timestamp::from(SystemTime::now()))))
     })
     .await
+}
+
+/// The network whose members alone are shown: with --node, the option says where to look for that node instead.
+async fn only(client: &mut Client, args: &Nodes) -> Result<Option<NetworkName>> {
+    let Some(network) = args.network.clone().filter(|_| args.node.is_none()) else { return Ok(None) };
+    if client.networks().await?.iter().any(|known| known.name == network) {
+        return Ok(Some(network));
+    }
+    Err(Error::usage(format!("{} is not in network {network}", client.name))
+        .hint("`hivectl networks` lists those it is in"))
 }
 
 /// The answering node first, then who is there, then the others; each group by network and name.

@@ -174,7 +174,7 @@ async fn change(app: &App, target: &Target, id: ProxyId, request: Request, what:
 
 async fn add(app: &App, args: &Proxy) -> Result<()> {
     let request = match args.kind.as_deref() {
-        Some("ssh") => ssh::request(args).await?,
+        Some("ssh") => ssh::request(app.out, args).await?,
         _ => request(args)?,
     };
     let mut client = app.connect(&args.target()).await?;

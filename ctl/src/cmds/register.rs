@@ -76,6 +76,10 @@ fn from_stdin() -> Result<String> {
     let mut text = String::new();
     let read = std::io::stdin().lock().take(MAX_TEXT as u64 + 1).read_to_string(&mut text);
     read.map_err(|e| Error::failed(format!("cannot read the identity from standard input: {e}")))?;
+    if text.trim().is_empty() {
+        return Err(Error::usage("there is no identity on standard input")
+            .hint("it is the line that `hivectl id --base64` prints on the other node"));
+    }
     Ok(text)
 }
 

@@ -36,6 +36,8 @@ use crate::{
 const USER: &str = "hive";
 /// How long the removal of the proxies may take; the agents remove them anyhow.
 const FAREWELL: Duration = Duration::from_secs(3);
+/// What the name of the session's folder begins with; the process id follows.
+const SCRATCH: &str = "hivectl-ssh-";
 /// As a shell has it for a program that was killed.
 const BY_SIGNAL: i32 = 128;
 
@@ -193,7 +195,8 @@ impl Scratch {
     fn new() -> std::io::Result<Self> {
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|v| !v.is_empty()).map(PathBuf::from);
         let parent = runtime.filter(|path| path.is_dir()).unwrap_or_else(std::env::temp_dir);
-        let path = parent.join(format!("hivectl-ssh-{}", std::process::id()));
+        tidy(&parent);
+        let path = parent.join(format!("{SCRATCH}{}", std::process::id()));
         // One that is left over from a process of this number that was killed would be in the way.
         let _ = fs::remove_dir_all(&path);
         DirBuilder::new().mode(0o700).create(&path)?;
@@ -236,6 +239,18 @@ impl Scratch {
     }
 }
 
+/// Removes what commands that were killed outright have left. Their keys open nothing any more.
+fn tidy(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(SCRATCH)).and_then(|pid| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            // Another user's stays.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 impl Drop for Scratch {
     fn drop(&mut self) {
         // What cannot be removed opens nothing any more.
@@ -246,6 +261,15 @@ impl Drop for Scratch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_command_left_is_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let (left, live) = (parent.path().join("hivectl-ssh-4194305"), parent.path().join("hivectl-ssh-1"));
+        [&left, &live].into_iter().for_each(|folder| fs::create_dir(folder).unwrap());
+        tidy(parent.path());
+        assert!(!left.exists() && live.exists(), "no process has a number beyond the highest");
+    }
 
     #[test]
     fn words_survive_a_shell() {

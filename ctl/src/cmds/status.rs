@@ -1,12 +1,13 @@
 //! `status`: a node at a glance, problems and what to do about them at the end.
 
-use std::{fmt::Write, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
-use hive_protocol::{Reachability, StatusInfo};
+use hive_protocol::{NodeId, NodeName, Reachability, StatusInfo};
 
 use crate::{
     app::App,
     args::node_verb,
+    client::Client,
     error::Result,
     format::{bytes, clean, duration},
     style::{Style, paint},
@@ -33,14 +34,21 @@ pub async fn run(app: &App, args: &Status) -> Result<()> {
     let mut client = app.connect(&args.target()).await?;
     watch(app.out, args.watch, async |screen| {
         let status = client.status().await?;
-        screen.show(&status, || text(&status, app.out.colour))
+        let names = names(&mut client, &status).await?;
+        screen.show(&status, || text(&status, &names, app.out.colour))
     })
     .await
 }
 
-fn text(status: &StatusInfo, colour: bool) -> String {
+/// The names of the relays, which the status has by their ids alone.
+async fn names(client: &mut Client, status: &StatusInfo) -> Result<BTreeMap<NodeId, NodeName>> {
+    let rows = if status.relays.is_empty() { Vec::new() } else { client.nodes().await? };
+    Ok(rows.into_iter().map(|row| (row.peer_id, row.node_name)).collect())
+}
+
+fn text(status: &StatusInfo, names: &BTreeMap<NodeId, NodeName>, colour: bool) -> String {
     let mut text = String::new();
-    for (label, value) in facts(status, colour) {
+    for (label, value) in facts(status, names, colour) {
         let label = paint(&format!("{label:<14}"), Style::Dim, colour).into_owned();
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{label}{value}");
@@ -48,15 +56,16 @@ fn text(status: &StatusInfo, colour: bool) -> String {
     text + &problems(status, colour)
 }
 
-fn facts(s: &StatusInfo, colour: bool) -> Vec<(&'static str, String)> {
+fn facts(s: &StatusInfo, names: &BTreeMap<NodeId, NodeName>, colour: bool) -> Vec<(&'static str, String)> {
     let (connections, tunnels) = (s.connections, s.tunnels);
     let mut facts = vec![
         ("node", format!("{} ({})", s.node_name, s.peer_id)),
         ("version", format!("{}, up {}", clean(&s.version), duration(Duration::from_secs(s.uptime_s)))),
-        ("reachability", reachability(s.reachability, colour)),
+        ("reachability", reachability(s, colour)),
     ];
     list(&mut facts, "listening", &s.listening);
-    list(&mut facts, "relays", &s.relays);
+    let named = |id: &NodeId| names.get(id).map_or_else(|| id.to_string(), |name| format!("{name} ({id})"));
+    list(&mut facts, "relays", &s.relays.iter().map(named).collect::<Vec<_>>());
     facts.push(("connections", format!("{} direct, {} relayed", connections.direct, connections.relayed)));
     let (inwards, outwards) = (bytes(tunnels.bytes_in), bytes(tunnels.bytes_out));
     facts.push(("tunnels", format!("{} active, {inwards} in, {outwards} out", tunnels.active)));
@@ -73,11 +82,12 @@ fn list<T: ToString>(facts: &mut Vec<(&'static str, String)>, label: &'static st
     }
 }
 
-fn reachability(reachability: Reachability, colour: bool) -> String {
-    let (text, style) = match reachability {
+fn reachability(status: &StatusInfo, colour: bool) -> String {
+    let (text, style) = match status.reachability {
         Reachability::Public => ("public", Style::Good),
-        Reachability::Private => ("private: others reach it over a relay", Style::Fair),
-        Reachability::Unknown => ("unknown: no other node has tried yet", Style::Plain),
+        Reachability::Private if status.relays.is_empty() => ("private: no relay makes it reachable yet", Style::Bad),
+        Reachability::Private => ("private: others reach it over the relays below", Style::Fair),
+        Reachability::Unknown => ("unknown: not dialled from the public network yet, which alone tells", Style::Plain),
     };
     paint(text, style, colour).into_owned()
 }
@@ -114,7 +124,7 @@ mod tests {
         let expected = format!(
             "node          shed ({})\n\
              version       0.1.0, up 3 h 12 min\n\
-             reachability  private: others reach it over a relay\n\
+             reachability  private: no relay makes it reachable yet\n\
              listening     /ip4/0.0.0.0/tcp/4180\n              /ip6/::/tcp/4180\n\
              relays        none\n\
              connections   3 direct, 1 relayed\n\
@@ -123,7 +133,11 @@ mod tests {
              problem: port 80 is taken\n   hint: choose another\n",
             NodeId::from_bytes([1; 32])
         );
-        assert_eq!(text(&sample(), false), expected);
+        assert_eq!(text(&sample(), &BTreeMap::new(), false), expected);
+        let relay = NodeId::from_bytes([2; 32]);
+        let relayed = StatusInfo { relays: vec![relay], ..sample() };
+        let text = text(&relayed, &BTreeMap::from([(relay, "gate".parse().unwrap())]), false);
+        assert!(text.contains(&format!("relays        gate ({relay})\n")), "{text}");
     }
 
     #[test]

@@ -27,6 +27,7 @@ const STREAM: &str = "/v1/chat/completions?tokens=8&interval_ms=150";
 const LARGE: usize = 16 << 20;
 
 fn main() {
+    say("Both nodes run on this machine and meet on its loopback interface: that is what `LAB: loopback` means.");
     let lab = Lab::new();
     let mut tour = Tour::begin(&lab);
     tour.register();
@@ -94,10 +95,14 @@ impl Tour {
 
     fn restart_both(&mut self) {
         say("Both agents stop, and start again in the other order. Nobody sets anything up again.");
-        self.laptop.stop();
-        self.shed.stop();
-        self.shed.start_again();
-        self.laptop.start_again();
+        for node in [&mut self.laptop, &mut self.shed] {
+            println!("{} $ kill -TERM PID    # or Ctrl-C in its terminal", node.name());
+            node.stop();
+        }
+        for node in [&mut self.shed, &mut self.laptop] {
+            println!("{} $ hive-agent    # with what is stored", node.name());
+            node.start_again();
+        }
         self.wait_until_connected();
     }
 

@@ -81,12 +81,30 @@ fn problems_say_what_to_do() {
     assert!(problems[0].what.contains("no network") && problems[0].hint.contains("networks join"));
     let mut bench = Bench::new();
     assert!(bench.core.problems(bench.now)[0].what.contains("nobody else"));
-    bench.tell(Event::JoinRefused { network: lab() });
-    let problems = bench.core.problems(bench.now);
-    assert!(problems.iter().any(|p| p.what.contains("refused here")), "{problems:?}");
+    bench.tell(Event::JoinRefused { network: lab(), peer: id(9) });
+    assert!(refused_here(&bench).is_some_and(|what| what.contains(&id(9).to_string())));
     assert_eq!(bench.core.networks(bench.now)[0].refused_joins, 1);
-    bench.pass(secs(601));
-    assert!(!bench.core.problems(bench.now).iter().any(|p| p.what.contains("refused here")), "no longer news");
+    bench.pass(secs(3601));
+    assert_eq!(refused_here(&bench), None, "no longer news");
+}
+
+fn refused_here(bench: &Bench) -> Option<String> {
+    bench.core.problems(bench.now).into_iter().map(|p| p.what).find(|what| what.contains("refused here"))
+}
+
+#[test]
+fn a_refused_join_is_no_problem_of_who_is_in_or_kept_out() {
+    let mut bench = Bench::new();
+    bench.tell(Event::JoinRefused { network: lab(), peer: id(1) });
+    assert!(refused_here(&bench).is_some());
+    bench.member(1);
+    assert_eq!(refused_here(&bench), None, "it has joined since");
+    bench.tell(Event::JoinRefused { network: lab(), peer: id(1) });
+    assert_eq!(refused_here(&bench), None, "an attempt that was late");
+    bench.tell(Event::JoinRefused { network: lab(), peer: id(2) });
+    bench.core.ban(None, id(2), true, bench.now).unwrap();
+    assert_eq!(refused_here(&bench), None, "it is kept out by intent");
+    assert_eq!(bench.core.networks(bench.now)[0].refused_joins, 3, "all are counted");
 }
 
 #[test]

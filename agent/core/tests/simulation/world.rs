@@ -418,7 +418,8 @@ impl World {
         let to_them = match (asked, shared) {
             (Some(Err(_)), _) => refused(here.other, &network, JoinRefusal::TryLater),
             (_, None) => {
-                self.tell(here.node, Event::JoinRefused { network: network.clone() });
+                let peer = self.nodes[there.node].id;
+                self.tell(here.node, Event::JoinRefused { network: network.clone(), peer });
                 refused(here.other, &network, JoinRefusal::NotAccepted)
             }
             (_, Some(secret)) => {

@@ -14,6 +14,7 @@ use super::Proxy;
 use crate::{
     cmds::required,
     error::{Error, Result},
+    out::Out,
     prompt,
 };
 
@@ -21,7 +22,7 @@ use crate::{
 const HASHED: &str = "hash_";
 
 /// The request that the flags make.
-pub async fn request(args: &Proxy) -> Result<ProxyRequest> {
+pub async fn request(out: Out, args: &Proxy) -> Result<ProxyRequest> {
     check(args)?;
     let port = required(args.port, "--port PORT")?;
     let keys = args.authorized_keys.as_deref().map_or_else(|| Ok(Vec::new()), keys)?;
@@ -31,6 +32,10 @@ pub async fn request(args: &Proxy) -> Result<ProxyRequest> {
         None if keys.is_empty() => (target, Some(asked(target).await?)),
         None => (target, None),
     };
+    let strangers = args.bind.is_some_and(|bind| !bind.is_loopback());
+    if let Some(password) = password.as_deref().filter(|text| strangers && !text.starts_with(HASHED)) {
+        prompt::warn_if_weak(out, password);
+    }
     let password = password.map(|password| hashed(&password)).transpose()?;
     let login = SshLogin { user: user.to_owned(), password, keys };
     Ok(ProxyRequest { bind: args.bind.map(BindAddr), ..server(login, port, args.temporary) })

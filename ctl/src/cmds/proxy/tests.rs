@@ -72,7 +72,7 @@ fn ssh(line: &str) -> Result<ProxyRequest> {
     let words = format!("proxy --kind ssh {line}").split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let Parsed::Run(args) = parse(words)? else { panic!("{line} prints") };
     let Some(Verb::Proxy(proxy)) = args.verb else { panic!("{line} is another verb") };
-    smol::block_on(super::ssh::request(&proxy))
+    smol::block_on(super::ssh::request(crate::out::Out::new(false, true), &proxy))
 }
 
 #[test]
