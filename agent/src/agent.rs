@@ -20,7 +20,7 @@ use crate::{
     node::{DEFAULT_PORT, Handle, Node, NotStored, now, stored_listeners},
     notify,
     options::{OptionError, Options, Settings, host_name},
-    random, serve, setup,
+    portmap, random, serve, setup,
     store::{Store, StoreError},
     time::within,
     tunnel,
@@ -136,6 +136,8 @@ async fn serve(settings: Settings, store: Arc<Store>, place: Option<Place>) -> R
     let handle = node.handle();
     log::info!("hive-agent {}, node {}, control socket {}", BUILD.version, handle.id, settings.socket.display());
     let (channels, accepted) = smol::channel::bounded(ACCEPTED_CHANNELS);
+    let (mapping, unmap) = smol::channel::bounded(1);
+    let mapped = settings.port_mapping.then(|| exec::spawn(portmap::keep(handle.clone(), unmap)));
     let tasks = [
         exec::spawn(node.run()),
         exec::spawn(serve::streams(handle.clone(), incoming)),
@@ -151,6 +153,10 @@ async fn serve(settings: Settings, store: Arc<Store>, place: Option<Place>) -> R
     if let Why::Signal(_) = why {
         // For an update that would be a lie: the service goes on.
         notify::stopping();
+    }
+    drop(mapping);
+    if let Some(mapped) = mapped {
+        let _ = within(HANDOVER, mapped).await;
     }
     shut_down(&handle, tasks, if let Why::Signal(_) = why { DRAIN } else { HANDOVER }).await;
     Ok(why)

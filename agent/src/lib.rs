@@ -20,6 +20,8 @@ mod node;
 mod notify;
 pub mod options;
 mod peers;
+mod portmap;
+mod probe;
 mod process;
 mod punch;
 mod random;

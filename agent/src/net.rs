@@ -7,7 +7,11 @@ use std::time::Duration;
 
 use futures::channel::mpsc;
 use hive_protocol::{CONTROL_PROTOCOL, JOIN_PROTOCOL, NodeId, PEERS_PROTOCOL, PUNCH_PROTOCOL, TUNNEL_PROTOCOL};
-use hive_transport::{bulk, limits, relay, streams, tls, upgrade::Executor};
+use hive_transport::{
+    autonat::{DIAL_BACK, DIAL_REQUEST},
+    board, bulk, limits, relay, streams, tls,
+    upgrade::Executor,
+};
 use libp2p::{
     Multiaddr, StreamProtocol, Swarm, TransportError, identify,
     identity::Keypair,
@@ -79,7 +83,7 @@ impl Net {
             registry: registry::Behaviour(registry.clone()),
             limits: limits::Behaviour::new(limits::Limits::default(), control.clone()),
             streams,
-            relay: relay::Server::new(local, relay::Limits::default(), control.clone()),
+            relay: relay::Server::new(local, relay::Limits::of_board(board::memory()), control.clone()),
             circuits,
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
@@ -95,13 +99,16 @@ impl Net {
     }
 }
 
-fn protocols() -> [streams::Protocol; 5] {
+fn protocols() -> [streams::Protocol; 7] {
     let (member, stranger) = (streams::Protocol::for_members, streams::Protocol::for_strangers);
     [
         stranger(StreamProtocol::new(JOIN_PROTOCOL)),
         stranger(StreamProtocol::new(CONTROL_PROTOCOL)),
         member(StreamProtocol::new(PEERS_PROTOCOL)),
         member(StreamProtocol::new(PUNCH_PROTOCOL)),
+        member(StreamProtocol::new(DIAL_REQUEST)),
+        // Proven by a number that only who was asked knows: whoever dials back has joined nothing on that connection.
+        stranger(StreamProtocol::new(DIAL_BACK)),
         member(StreamProtocol::new(TUNNEL_PROTOCOL)),
     ]
 }
@@ -112,6 +119,11 @@ pub type Dialling = Result<ConnectionId, DialError>;
 /// Starts a dial that demands `peer`'s key at every address.
 pub fn dial(swarm: &mut Swarm<Behaviour>, peer: NodeId, addresses: Vec<Multiaddr>) -> Dialling {
     start(swarm, demanding(peer, addresses).build())
+}
+
+/// The same from another port than the one listened on: what lets in only answers lets this not in.
+pub fn dial_back(swarm: &mut Swarm<Behaviour>, peer: NodeId, address: Multiaddr) -> Dialling {
+    start(swarm, demanding(peer, vec![address]).allocate_new_port().build())
 }
 
 /// The same through a hole that the other end punches at this moment; one of the two takes the listener's part.

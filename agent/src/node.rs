@@ -20,6 +20,7 @@ use async_io::Timer;
 use futures::StreamExt;
 use hive_core::{Change, ConnId, Core, Event, Now, Output};
 use hive_protocol::{NetworkName, NodeId, Timestamp, peer::PeerMessage};
+use hive_transport::quic::is_quic;
 use libp2p::{
     Multiaddr, Swarm, identify,
     swarm::{ConnectionId, DialError, SwarmEvent},
@@ -65,6 +66,8 @@ pub struct Node {
     relays: Relays,
     /// Dials under way.
     dials: HashMap<ConnectionId, Dial>,
+    /// Those for members that asked for them, and who waits.
+    dials_back: HashMap<ConnectionId, Sender<ConnectionId>>,
     /// Connections that were members' when the routes were last published.
     members: BTreeSet<ConnId>,
     /// Table sync that waits to be sent, by connection.
@@ -96,6 +99,8 @@ enum Dialled {
     Circuit,
     /// At the addresses that the first dial left out: the first one's failure is told.
     Beside,
+    /// For a better path than the one there is: that it fails is nothing new.
+    Better,
     /// A hole punch: that it fails is nothing new.
     Punch,
 }
@@ -132,6 +137,7 @@ impl Node {
             listeners: Listeners::new(announced),
             relays: Relays::default(),
             dials: HashMap::new(),
+            dials_back: HashMap::new(),
             members: BTreeSet::new(),
             writers: BTreeMap::new(),
             registrations: HashMap::new(),
@@ -203,7 +209,9 @@ impl Node {
             Input::Register { identity, network, reply } => self.register(&identity, network, reply),
             Input::Punch { peer, addresses, part } => self.dial_through_hole(peer, addresses, part),
             Input::DialTakingLong(id) => self.dial_taking_long(id),
+            Input::DialBack { peer, address, reply } => self.dial_back(peer, address, reply),
             Input::Close(id) => self.close_now(id),
+            Input::Mapped(addresses) => self.mapped(addresses),
             Input::Listen { addresses, reply } => self.listen(&addresses, reply),
             Input::Stop(_) => Reply::none(),
         }
@@ -305,6 +313,11 @@ impl Node {
     }
 
     fn connected(&mut self, id: ConnectionId) {
+        if let Some(waiting) = self.dials_back.remove(&id) {
+            // It carries one number and is closed; the core has no use for it.
+            let _ = waiting.try_send(id);
+            return;
+        }
         let dial = self.dials.remove(&id);
         let Some(connection) = self.handle.registry.by_id(id) else { return };
         let beside = dial.is_some_and(|dial| dial.dialled == Dialled::Beside);
@@ -314,6 +327,10 @@ impl Node {
             return;
         }
         log::debug!("connected to {} at {}", connection.peer, connection.address);
+        if connection.dialled && !connection.relayed() && !is_quic(&connection.address) {
+            // Where libp2p's TCP gets through, the bulk plane does.
+            self.handle.pool.revive(&connection.peer);
+        }
         let (conn, peer, dialled, relayed) =
             (connection.conn, connection.peer, connection.dialled, connection.relayed());
         let event = Event::Connected { conn, peer, dialled, relayed, address: connection.address };
@@ -329,6 +346,7 @@ impl Node {
     }
 
     fn dial_failed(&mut self, id: ConnectionId, error: &DialError) {
+        self.dials_back.remove(&id);
         if let Some(dial) = self.dials.remove(&id) {
             self.dial_ended(dial, error);
         }

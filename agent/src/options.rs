@@ -22,7 +22,7 @@ use crate::update::ReleaseKey;
     help_triggers("-h", "--help", "help"),
     example = "First node:\n  hive-agent --network lab:correct-horse --name gpu-box",
     example = "Another one, with secrets kept out of the process list:\n  hive-agent --credentials /etc/hive/credentials",
-    note = "Every option has an environment variable: HIVE_STATE, HIVE_LISTEN, HIVE_ANNOUNCE, HIVE_NETWORK, HIVE_ADMIN, HIVE_CREDENTIALS, HIVE_NAME, HIVE_SOCKET, HIVE_RELAY, HIVE_UPDATE_KEY, RUST_LOG. Options win."
+    note = "Every option has an environment variable: HIVE_STATE, HIVE_LISTEN, HIVE_ANNOUNCE, HIVE_NETWORK, HIVE_ADMIN, HIVE_CREDENTIALS, HIVE_NAME, HIVE_SOCKET, HIVE_RELAY, HIVE_PORT_MAPPING, HIVE_UPDATE_KEY, RUST_LOG. Options win."
 )]
 pub struct Options {
     /// state folder (default: /var/lib/hive as root, else ~/.local/state/hive)
@@ -58,6 +58,9 @@ pub struct Options {
     /// serve as relay for members: auto, always or never
     #[argh(option, arg_name = "mode")]
     pub relay: Option<String>,
+    /// have the router lead a public port here (PCP, NAT-PMP): auto, where it is needed, or never
+    #[argh(option, arg_name = "mode")]
+    pub port_mapping: Option<String>,
     /// take new agents (hivectl update-node) only with a signature of this Ed25519 key: a PEM file of the public key, or its base64
     #[argh(option, arg_name = "key")]
     pub update_key: Option<String>,
@@ -188,6 +191,8 @@ pub struct Settings {
     pub socket: PathBuf,
     /// Whether to relay for members.
     pub relay: RelayMode,
+    /// Whether to ask the router for a public port.
+    pub port_mapping: bool,
     /// Whose signature a new agent must have.
     pub update_key: Option<ReleaseKey>,
 }
@@ -220,6 +225,7 @@ impl Options {
             name: self.node_name()?,
             socket: self.socket.clone().or_else(|| env_path("HIVE_SOCKET")).unwrap_or_else(|| default_socket(&state)),
             relay: self.relay_mode()?,
+            port_mapping: self.maps_ports()?,
             update_key: self.release_key()?,
             state,
         })
@@ -268,6 +274,14 @@ impl Options {
             Some("always") => Ok(RelayMode::Always),
             Some("never") => Ok(RelayMode::Never),
             Some(other) => Err(value("--relay", format!("`{other}` is not auto, always or never"))),
+        }
+    }
+
+    fn maps_ports(&self) -> Result<bool, OptionError> {
+        match self.port_mapping.clone().or_else(|| env_text("HIVE_PORT_MAPPING")).as_deref() {
+            None | Some("auto") => Ok(true),
+            Some("never") => Ok(false),
+            Some(other) => Err(value("--port-mapping", format!("`{other}` is not auto or never"))),
         }
     }
 }

@@ -4,10 +4,14 @@ use std::{collections::HashMap, sync::Arc};
 
 use futures::{StreamExt, channel::mpsc::Receiver};
 use hive_protocol::{CONTROL_PROTOCOL, JOIN_PROTOCOL, NodeId, PEERS_PROTOCOL, PUNCH_PROTOCOL, TUNNEL_PROTOCOL};
-use hive_transport::{bulk::Accepted, streams::Incoming};
+use hive_transport::{
+    autonat::{DIAL_BACK, DIAL_REQUEST},
+    bulk::Accepted,
+    streams::Incoming,
+};
 use smol::channel;
 
-use crate::{control, exec, join, node::Handle, peers, punch, tunnel};
+use crate::{control, exec, join, node::Handle, peers, probe, punch, tunnel};
 
 /// Channels of the bulk plane that one peer may keep open: a burst, and its next one.
 const CHANNELS_PER_PEER: usize = 2048;
@@ -22,6 +26,8 @@ pub async fn streams(node: Handle, mut incoming: Receiver<Incoming>) {
             JOIN_PROTOCOL => exec::spawn(join::respond(node, connection, stream)).detach(),
             PEERS_PROTOCOL => exec::spawn(peers::read(node, connection, stream)).detach(),
             PUNCH_PROTOCOL => exec::spawn(punch::respond(node, connection, stream)).detach(),
+            DIAL_REQUEST => exec::spawn(probe::serve(node, connection, stream)).detach(),
+            DIAL_BACK => exec::spawn(probe::hear(node, stream)).detach(),
             TUNNEL_PROTOCOL => exec::spawn(tunnel::ingress::serve_stream(node, connection, stream)).detach(),
             CONTROL_PROTOCOL => exec::spawn(control::remote(node, connection, stream)).detach(),
             other => log::warn!("nobody serves {other}"),

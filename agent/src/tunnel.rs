@@ -32,7 +32,7 @@ use std::{
 use async_io::{Async, Timer};
 use event_listener::Event;
 use hive_core::{ConnId, Epoch, Routes, Standing};
-use hive_protocol::{Direction, NetworkName, NodeId, ProxyId, ProxySpec, TunnelCounts};
+use hive_protocol::{Direction, NetworkName, NodeId, PathRule, ProxyId, ProxySpec, TunnelCounts};
 use smol::channel::{self, Receiver, Sender};
 
 pub use counters::{Cause, Counted, Counters, Failed};
@@ -259,7 +259,7 @@ impl Live {
                     // Nobody listens at an ingress, or one doubt is told already.
                     let _ = self.doubt.try_send(());
                 }
-                match self.member.as_ref().and_then(|(network, node)| routes.path(network, node)) {
+                match self.member.as_ref().and_then(|(network, node)| routes.path(network, node, PathRule::Any)) {
                     Some(conn) => (self.conn, self.absent) = (Some(conn), None),
                     None => self.absent = self.absent.or(Some(now)),
                 }

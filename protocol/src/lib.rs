@@ -17,6 +17,7 @@ pub mod message;
 pub mod metrics;
 pub mod pake;
 pub mod password;
+mod path;
 pub mod peer;
 pub mod process;
 pub mod record;
@@ -28,6 +29,7 @@ pub use id::{KeyName, KeyPrefix, NameError, NetworkName, NodeId, NodeName, OwnNa
 pub use identity::Identity;
 pub use keys::{KeyEntry, KeyInfo, KeyType};
 pub use metrics::*;
+pub use path::{NotARule, PathRule};
 pub use record::{PeerRecord, SignedRecord};
 pub use types::*;
 

@@ -212,6 +212,9 @@ pub enum RefuseReason {
     /// ended.
     #[n(3)]
     Unknown,
+    /// The rule takes nothing over the path that this came by; worth a retry on another.
+    #[n(4)]
+    Path,
 }
 
 /// A whole OPEN, REFUSE or RESUME frame.

@@ -13,8 +13,8 @@ use std::{collections::BTreeSet, fmt::Debug, fs, path::PathBuf};
 
 use golden_samples as samples;
 use hive_protocol::{
-    Carrier, Direction, Identity, KeyType, LogLevel, PathKind, ProxyKind, ProxyState, Reachability, SignedRecord,
-    frame,
+    Carrier, Direction, Identity, KeyType, LogLevel, MappingProtocol, PathKind, PathRule, ProxyKind, ProxyState,
+    Reachability, SignedRecord, frame,
     keys::Challenge,
     message::{ClientMessage, FailureCode, Request, Response, ServerMessage, UpdateStage, session_challenge},
     peer::{JoinMessage, JoinRefusal, PeerMessage, PunchMessage, RangeContent, SyncMessage},
@@ -57,7 +57,9 @@ variants!(PunchMessage: Connect, Sync);
 variants!(JoinRefusal: NotAccepted, TryLater);
 variants!(SyncMessage: Compare, Want, Records);
 variants!(RangeContent: Digest, List);
-variants!(RefuseReason: NoRule, Target, Busy, Unknown);
+variants!(RefuseReason: NoRule, Target, Busy, Unknown, Path);
+variants!(PathRule: Any, Direct, Relay);
+variants!(MappingProtocol: Pcp, NatPmp);
 variants!(PathKind: This, Direct, Relayed, None);
 variants!(Carrier: Tcp, Quic);
 variants!(Direction: Egress, Ingress);
@@ -139,7 +141,10 @@ fn numbers_that_stand_for_words() {
         FailureCode::Busy,
     ]);
     pin_all(vec![JoinRefusal::NotAccepted, JoinRefusal::TryLater]);
-    pin_all(vec![RefuseReason::NoRule, RefuseReason::Target, RefuseReason::Busy, RefuseReason::Unknown]);
+    let reasons = [RefuseReason::NoRule, RefuseReason::Target, RefuseReason::Busy, RefuseReason::Unknown];
+    pin_all(reasons.into_iter().chain([RefuseReason::Path]).collect());
+    pin_all(vec![MappingProtocol::Pcp, MappingProtocol::NatPmp]);
+    pin_all(vec![PathRule::Any, PathRule::Direct, PathRule::Relay]);
     pin_all(vec![p::PathKind::This, p::PathKind::Direct, p::PathKind::Relayed, p::PathKind::None]);
     pin_all(vec![p::Carrier::Tcp, p::Carrier::Quic]);
     pin_all(vec![p::Direction::Egress, p::Direction::Ingress]);
@@ -155,6 +160,8 @@ fn numbers_that_stand_for_words() {
 #[test]
 fn optional_fields_may_be_absent() {
     pin("Request.ProxyAdd.least", &samples::least_proxy());
+    pin("Request.ProxyAdd.path", &samples::direct_proxy());
+    pin("Response.Proxies.path", &samples::direct_proxies());
     pin("Request.ProxyAdd.tls", &samples::tls_proxy());
     pin("Request.ProxyAdd.ssh", &samples::ssh_proxy());
     pin("Response.Proxies.ssh", &samples::ssh_proxies());
@@ -163,6 +170,7 @@ fn optional_fields_may_be_absent() {
     pin("Response.Error.least", &samples::least_error());
     pin("Response.Nodes.relayed", &samples::relayed_nodes());
     pin("Request.Update.least", &samples::least_update());
+    pin("Response.Status.mapped", &samples::mapped_status());
     pin("Response.UpdateStatus.least", &samples::least_update_status());
 }
 
@@ -282,7 +290,18 @@ fn every_golden_file_is_pinned_by_a_test() {
         SyncMessage
     );
     all!(Challenge, KeyType, LogLevel, UpdateStage);
-    all!(RangeContent, RefuseReason, PathKind, Carrier, Direction, ProxyKind, ProxyState, Reachability);
+    all!(
+        RangeContent,
+        RefuseReason,
+        PathKind,
+        PathRule,
+        MappingProtocol,
+        Carrier,
+        Direction,
+        ProxyKind,
+        ProxyState,
+        Reachability
+    );
     assert_eq!(held, known);
 }
 

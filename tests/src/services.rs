@@ -3,6 +3,7 @@
 //! Those of Debian packages are started where they are installed; else the test says that it is left out.
 
 mod http2;
+mod miniupnpd;
 mod nginx;
 mod postgres;
 mod redis;
@@ -11,6 +12,7 @@ mod sshd;
 pub mod websocket;
 
 pub use http2::http2;
+pub use miniupnpd::{Miniupnpd, PUBLIC};
 pub use nginx::Nginx;
 pub use postgres::Postgres;
 pub use redis::Redis;

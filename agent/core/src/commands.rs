@@ -374,6 +374,7 @@ fn proxy_spec(request: &ProxyRequest, remote: Option<Remote>) -> Result<ProxySpe
         key_prefix: request.key_prefix.clone(),
         sni: request.sni.clone(),
         ssh: request.ssh.clone(),
+        path_rule: request.path_rule,
     })
 }
 
@@ -382,6 +383,9 @@ fn check_ssh(request: &ProxyRequest) -> Result<(), Failure> {
     let Some(login) = &request.ssh else { return Err(usage("an SSH server needs a user")) };
     if request.direction != Direction::Egress || request.key_prefix.is_some() || request.sni.is_some() {
         return Err(usage("an SSH server is an egress, without TLS and without a host name"));
+    }
+    if request.path_rule.is_some() {
+        return Err(usage("an SSH server leads to no other node, so it takes no path"));
     }
     if request.port == 0 {
         return Err(usage("the local port cannot be 0"));

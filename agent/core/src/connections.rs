@@ -103,7 +103,7 @@ impl Connection {
 
     /// QUIC costs more for each byte than TCP, and the end of a peer shows only by its silence.
     pub fn is_quic(&self) -> bool {
-        self.address.iter().any(|part| matches!(part, Protocol::Quic | Protocol::QuicV1))
+        is_quic(&self.address)
     }
 
     pub fn is_held(&self) -> bool {
@@ -142,6 +142,10 @@ impl Connection {
         let asks = self.asks.values().filter_map(|ask| if let Ask::At(at) = ask { Some(*at) } else { None });
         asks.chain(self.compare_at.values().copied()).chain(self.close_at()).chain(self.punches.due).min()
     }
+}
+
+pub(crate) fn is_quic(address: &Multiaddr) -> bool {
+    address.iter().any(|part| matches!(part, Protocol::Quic | Protocol::QuicV1))
 }
 
 /// All connections, by id and by peer.
@@ -193,6 +197,15 @@ impl Connections {
         ids.filter_map(|id| Some((*id, self.all.get(id)?)))
     }
 
+    pub fn of_mut(&mut self, peer: &NodeId) -> impl Iterator<Item = &mut Connection> {
+        self.all.values_mut().filter(move |connection| connection.peer == *peer)
+    }
+
+    /// Whether some connection to a peer is direct, or relayed.
+    pub fn has(&self, peer: &NodeId, relayed: bool) -> bool {
+        self.of(peer).any(|(_, connection)| connection.relayed == relayed)
+    }
+
     pub fn is_connected(&self, peer: &NodeId) -> bool {
         self.peers.contains_key(peer)
     }
@@ -220,10 +233,10 @@ impl Connections {
         }
     }
 
-    /// A peer dials over a relay only when it has no direct connection: those that this end still has lead nowhere, but
-    /// for one that was being made meanwhile. Says whether there are any.
+    /// A peer dials only when it has no connection: those that this end still has lead nowhere, but for one that was being
+    /// made meanwhile. Says whether there are any.
     pub fn come_round(&mut self, peer: &NodeId, now: Duration) -> bool {
-        let old = |c: &&mut Connection| c.peer == *peer && !c.relayed && c.since + MEANWHILE < now;
+        let old = |c: &&mut Connection| c.peer == *peer && c.since + MEANWHILE < now;
         self.all.values_mut().filter(old).map(|connection| connection.left_behind = true).count() > 0
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hive_protocol::{NetworkName, NodeId};
+use hive_protocol::{NetworkName, NodeId, PathRule};
 use multiaddr::Multiaddr;
 
 use crate::{
@@ -21,9 +21,22 @@ const DIAL_ADDRESSES: usize = 32;
 mod tests;
 
 impl Core {
-    pub(crate) fn wanted(&mut self, peer: NodeId, now: Now) {
-        if peer != self.own.id && !self.connections.is_connected(&peer) {
+    /// Somebody local waits for a path of this kind to a peer.
+    pub(crate) fn wanted(&mut self, peer: NodeId, paths: PathRule, now: Now) {
+        if peer == self.own.id {
+            return;
+        }
+        if !self.connections.is_connected(&peer) {
             self.path.wish(peer, now.mono);
+        }
+        match paths {
+            PathRule::Any => {}
+            PathRule::Relay => self.path.wish_relayed(peer, now.mono),
+            PathRule::Direct if self.connections.has(&peer, false) => {}
+            PathRule::Direct => {
+                self.upgrade_now(peer, now);
+                self.punch_now(&peer, now);
+            }
         }
     }
 
@@ -33,6 +46,7 @@ impl Core {
         }
         self.review_relays(now);
         let wants = self.wants(now);
+        self.upgrade_due(&wants, now);
         let (tables, connections, registrations) = (&self.tables, &self.connections, &mut self.registrations);
         let identities = registrations.addresses();
         let known = |peer: &NodeId| ways(addresses_of(tables, identities.get(peer), peer), connections);
@@ -64,13 +78,15 @@ impl Core {
                 None => drop(wants.insert(node, Reason::Proxy)),
             }
         }
-        self.want_relays(&mut wants);
+        self.want_relays(&mut wants, now);
         wants
     }
 
     /// Relays are wanted to hold reservations, and to reach those who hold theirs with them.
-    fn want_relays(&self, wants: &mut BTreeMap<NodeId, Reason>) {
-        let unreached = wants.keys().filter(|peer| !self.connections.is_connected(peer));
+    fn want_relays(&self, wants: &mut BTreeMap<NodeId, Reason>, now: Now) {
+        let unreached = wants.keys().filter(|peer| {
+            !self.connections.is_connected(peer) || self.path.wants_relayed(peer, &self.connections, now.mono)
+        });
         let through = unreached.filter_map(|peer| {
             let relays: BTreeSet<NodeId> = addresses_of(&self.tables, None, peer)
                 .iter()
@@ -110,7 +126,6 @@ impl Core {
     }
 }
 
-/// Where a peer may be: as a person said, then as its records say.
 /// Sorts a peer's addresses: those to dial directly, and the ways over relays to which there is a direct connection that
 /// belongs to a network.
 fn ways(addresses: Vec<Multiaddr>, connections: &Connections) -> Ways {
@@ -123,7 +138,8 @@ fn ways(addresses: Vec<Multiaddr>, connections: &Connections) -> Ways {
     Ways { direct, relayed: relays.into_iter().filter_map(over).collect() }
 }
 
-fn addresses_of(
+/// Where a peer may be: as a person said, then as its records say.
+pub(crate) fn addresses_of(
     tables: &BTreeMap<NetworkName, Table>,
     identity: Option<&Vec<Multiaddr>>,
     peer: &NodeId,

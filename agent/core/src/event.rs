@@ -3,12 +3,14 @@
 use std::{net::IpAddr, time::Duration};
 
 use hive_protocol::{
-    NetworkName, NodeId, NodeName, ProxyId, ProxySpec, SignedRecord, Timestamp,
+    NetworkName, NodeId, NodeName, PathRule, ProxyId, ProxySpec, SignedRecord, Timestamp,
     message::Failure,
     password::{PasswordHashed, Secret},
     peer::{JoinRefusal, PeerMessage},
 };
 use multiaddr::Multiaddr;
+
+use crate::Probed;
 
 /// A moment, as the shell's two clocks have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,6 +176,8 @@ pub enum Event {
     Wanted {
         /// Whom.
         peer: NodeId,
+        /// Over which paths.
+        paths: PathRule,
     },
     /// A round trip was measured.
     RoundTrip {
@@ -188,6 +192,13 @@ pub enum Event {
         conn: ConnId,
         /// What it sees.
         address: Multiaddr,
+    },
+    /// A member has tried, or would not, to dial an address; see [`Output::Probe`].
+    Probed {
+        /// The address.
+        address: Multiaddr,
+        /// What came of it.
+        probed: Probed,
     },
     /// A relay holds a reservation asked for by [`Output::Reserve`].
     Reserved {
@@ -215,6 +226,13 @@ pub enum Output {
         /// Where, best first; either all through relays or none.
         addresses: Vec<Multiaddr>,
     },
+    /// Connect to a peer that is connected already, on a better path; that it fails is not told.
+    Upgrade {
+        /// Whom.
+        peer: NodeId,
+        /// Where, best first, none through a relay.
+        addresses: Vec<Multiaddr>,
+    },
     /// Ask a connected relay for a reservation; report [`Event::Reserved`] or [`Event::ReservationLost`].
     Reserve {
         /// The relay.
@@ -233,6 +251,13 @@ pub enum Output {
         serving: bool,
         /// Where this node can be dialled.
         addresses: Vec<Multiaddr>,
+    },
+    /// Ask a member to dial this node at an address of its own; report [`Event::Probed`].
+    Probe {
+        /// The member's connection.
+        conn: ConnId,
+        /// Where.
+        address: Multiaddr,
     },
     /// Begin a hole punch over a relayed connection.
     Punch {

@@ -31,7 +31,7 @@ impl Core {
             self.close(conn, "connected to itself");
             return;
         }
-        if relayed && !dialled {
+        if !dialled && (relayed || !self.reach.is_punching(&peer, now.mono)) {
             self.routes_changed |= self.connections.come_round(&peer, now.mono);
         }
         self.path.connected(&peer, dialled, relayed, now.mono);
@@ -52,6 +52,7 @@ impl Core {
         self.touch(&peer, true, now);
         self.path.review_at(now.mono + GATHER);
         if self.connections.is_connected(&peer) {
+            self.upgrades.restart(&peer);
             self.restart_punches(now, |c| c.peer == peer);
             return;
         }

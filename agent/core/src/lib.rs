@@ -7,9 +7,10 @@
 //!
 //! Each room decides one thing and knows nothing of the others: `membership` (networks and their secrets), `peers` and
 //! `sync` (the table), `newcomers` (how fast it grows), `own` (this node's record), `connections`, `path` (whom to
-//! dial), `reach`, `relays` and `punch` (ways through NATs), `routes` (proxies and admission), `stream` (what a carrier
-//! has yet to take), `share` (who may have how much), `register`, `session`, `guard`, [`acme`] (when certificates are ordered), [`update`] (when another
-//! binary takes this one's place). [`Core`] only carries news between them.
+//! dial), `reach`, `probe`, `relays`, `punch` and `upgrade` (ways through NATs, and back to better ones), `routes`
+//! (proxies and admission), `stream` (what a carrier has yet to take), `share` (who may have how much), `register`,
+//! `session`, `guard`, [`acme`] (when certificates are ordered), [`portmap`] (which ports a router maps here),
+//! [`update`] (when another binary takes this one's place). [`Core`] only carries news between them.
 
 #![forbid(unsafe_code)]
 
@@ -27,6 +28,8 @@ mod outbox;
 mod own;
 mod path;
 mod peers;
+pub mod portmap;
+mod probe;
 mod problems;
 mod punch;
 mod queries;
@@ -42,6 +45,7 @@ mod tables;
 #[cfg(test)]
 mod testing;
 pub mod update;
+mod upgrade;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,8 +56,9 @@ use std::{
 use hive_protocol::{NetworkName, NodeId};
 
 pub use event::*;
+pub use probe::Probed;
 pub use queries::ConnectionInfo;
-pub use routes::{Epoch, Routes, Standing};
+pub use routes::{Epoch, Routes, Standing, wrong_path};
 
 use crate::{
     clock::Clock,
@@ -65,11 +70,13 @@ use crate::{
     own::Own,
     path::Paths,
     peers::Table,
+    probe::Probes,
     reach::Reach,
     register::Registrations,
     relays::Relays,
     routes::ProxyBook,
     session::Sessions,
+    upgrade::Upgrades,
 };
 
 /// A node's decisions.
@@ -87,6 +94,8 @@ pub struct Core {
     path: Paths,
     reach: Reach,
     relays: Relays,
+    upgrades: Upgrades,
+    probes: Probes,
     proxies: ProxyBook,
     routes: Arc<Routes>,
     routes_changed: bool,
@@ -122,6 +131,8 @@ impl Core {
             path: Paths::default(),
             reach: Reach::default(),
             relays: Relays::default(),
+            upgrades: Upgrades::default(),
+            probes: Probes::default(),
             proxies: ProxyBook::new(stored.proxies, stored.next_proxy),
             routes: Arc::default(),
             routes_changed: true,
@@ -161,6 +172,7 @@ impl Core {
             self.connections.next(),
             self.own.next(),
             self.path.next(),
+            self.probes.next(),
             self.registrations.next(),
             self.gossip_at.values().min().copied(),
             self.flush_at,
@@ -191,9 +203,10 @@ impl Core {
             Event::Sync { conn, message } => self.synced(conn, message, now),
             Event::AddressGone(address) => self.address_gone(&address),
             Event::Addresses(addresses) => self.addresses_changed(addresses, now),
-            Event::Wanted { peer } => self.wanted(peer, now),
+            Event::Wanted { peer, paths } => self.wanted(peer, paths, now),
             Event::RoundTrip { conn, rtt } => self.round_trip(conn, rtt, now),
             Event::Observed { conn, address } => self.observed(conn, address),
+            Event::Probed { address, probed } => self.probed(&address, probed, now),
             Event::Reserved { relay } => self.reserved(relay, now),
             Event::ReservationLost { relay } => self.reservation_lost(relay, now),
             Event::Timeout => {}
@@ -206,6 +219,7 @@ impl Core {
         let due = self.poll_timeout();
         if self.clock.advance(now, due) {
             self.path.retry_all(now.mono);
+            self.upgrades.restart_all();
             self.restart_punches(now, |_| true);
             self.own.changed(now.mono);
         }
@@ -220,6 +234,7 @@ impl Core {
         self.compare_due(now);
         self.expire(now);
         self.punch_due(now);
+        self.probe_due(now);
         self.review_paths(now);
         self.save_due(now);
         self.flush_due(now);

@@ -46,6 +46,17 @@ impl Dice {
         self.millis(millis - millis / 4, millis)
     }
 
+    /// `time`, a tenth more or less (RFC 6887, section 8.1.1).
+    pub fn around(&mut self, time: Duration) -> Duration {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 2);
+        self.millis(millis - millis / 10, millis + millis / 10)
+    }
+
+    /// Bytes that nobody foresees who does not know the seed.
+    pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        self.0.random()
+    }
+
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> Option<T> {
         from.choose(&mut self.0).copied()
     }

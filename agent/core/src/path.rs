@@ -99,6 +99,8 @@ struct Target {
     dialling: Option<Duration>,
     last_try: Option<Duration>,
     wish_until: Option<Duration>,
+    /// The wish is for a path over a relay, whatever other there is.
+    relayed_until: Option<Duration>,
     last_error: Option<String>,
     /// Where the last good connection was dialled. Its record may not have said so yet.
     reached_at: Option<Multiaddr>,
@@ -130,6 +132,19 @@ impl Paths {
         target.wish_until = Some(now + WISH);
         target.next = target.last_try.map_or(now, |tried| now.max(tried + FIRST_PAUSE));
         self.review_at(now);
+    }
+
+    /// Somebody local needs a path to this peer over a relay.
+    pub fn wish_relayed(&mut self, peer: NodeId, now: Duration) {
+        let target = self.targets.entry(peer).or_default();
+        (target.wish_until, target.relayed_until) = (Some(now + WISH), Some(now + WISH));
+        self.review_at(now);
+    }
+
+    /// Whether a path over a relay is wished for, and not there.
+    pub fn wants_relayed(&self, peer: &NodeId, connections: &Connections, now: Duration) -> bool {
+        let until = self.targets.get(peer).and_then(|target| target.relayed_until);
+        until.is_some_and(|until| until > now) && !connections.has(peer, true)
     }
 
     /// Peers for whom a wish is alive.
@@ -269,7 +284,10 @@ impl Paths {
         now: Duration,
     ) -> Vec<Dial> {
         self.forget_old(wants, now);
-        let mut order: Vec<_> = wants.iter().filter(|(peer, _)| !connections.is_connected(peer)).collect();
+        let over_relay: BTreeSet<_> =
+            wants.keys().filter(|peer| self.wants_relayed(peer, connections, now)).copied().collect();
+        let lacking = |peer: &NodeId| !connections.is_connected(peer) || over_relay.contains(peer);
+        let mut order: Vec<_> = wants.iter().filter(|(peer, _)| lacking(peer)).collect();
         order.sort_by_key(|(peer, reason)| (**reason, **peer));
         let mut running = self.targets.values().filter(|t| t.dialling.is_some()).count();
         let mut dials = Vec::new();
@@ -278,7 +296,8 @@ impl Paths {
             let reached_at = self.targets.get(peer).and_then(|target| target.reached_at.as_ref());
             direct.extend(reached_at.filter(|at| !direct.contains(at)).cloned());
             let alone = relayed.is_empty();
-            let at = self.dial_at(peer, *reason).filter(|_| !direct.is_empty());
+            let connected = connections.is_connected(peer);
+            let at = self.dial_at(peer, *reason).filter(|_| !direct.is_empty() && !connected);
             match at {
                 Some(at) if at > now => self.review_at(at),
                 Some(_) if running < DIALS => {

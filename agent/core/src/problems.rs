@@ -1,10 +1,13 @@
 //! What is wrong on this node, each with what to do about it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
-use hive_protocol::{NetworkName, NodeId, Problem, Reachability};
+use hive_protocol::{NetworkName, NodeId, PathRule, Problem, Reachability, Remote};
 
-use crate::{Core, Now, connections::Proof, membership::Network};
+use crate::{Core, Now, connections::Proof, membership::Network, reach::is_relayed};
+
+/// A relayed path of this age will not become direct by itself soon.
+const SETTLED: Duration = Duration::from_secs(90);
 
 fn problem(what: String, hint: impl Into<String>) -> Problem {
     Problem { what, hint: hint.into() }
@@ -20,7 +23,9 @@ impl Core {
             found.push(problem("this node is in no network".into(), hint));
         }
         found.extend(self.unreachable());
+        found.extend(self.undialled());
         found.extend(self.offline_proxy_peers());
+        found.extend(self.relayed_proxy_peers(now));
         for (name, network) in self.networks.iter() {
             found.extend(self.alone(name));
             found.extend(self.refused_by(name, network));
@@ -40,15 +45,87 @@ impl Core {
             .then(|| problem("a router keeps others from dialling this node, and no member relays for it".into(), hint))
     }
 
+    /// Members tried a public address of this node in vain.
+    fn undialled(&self) -> Option<Problem> {
+        let addresses: Vec<String> = self.unreached().iter().map(ToString::to_string).collect();
+        let hint = "open that port (TCP and UDP) in the firewall or router before this node, or leave out --announce if it \
+                    is named there";
+        let what = || format!("other nodes cannot dial this one at {}", shorten(&addresses));
+        (!addresses.is_empty()).then(|| problem(what(), hint))
+    }
+
     fn called(&self, node: &NodeId) -> String {
         self.node_name(node).map_or_else(|| node.to_string(), |name| name.to_string())
     }
 
     fn offline_proxy_peers(&self) -> Vec<Problem> {
-        let remotes = self.proxies.enabled().filter_map(|spec| spec.remote.as_ref());
-        let needed: BTreeSet<_> = remotes.map(|remote| (&remote.node, &remote.network)).collect();
-        let lacking = |(node, network): &(&NodeId, &NetworkName)| self.routes.path(network, node).is_none();
-        needed.into_iter().filter(lacking).map(|(node, network)| self.offline(node, network)).collect()
+        let enabled = self.proxies.enabled().filter_map(|spec| Some((spec.remote.as_ref()?, spec.paths())));
+        let needed: BTreeSet<_> = enabled.map(|(remote, paths)| (&remote.node, &remote.network, paths)).collect();
+        let lacking = needed.into_iter().filter_map(|(node, network, paths)| self.lacking(node, network, paths));
+        lacking.collect()
+    }
+
+    /// What keeps a proxy from its peer.
+    fn lacking(&self, node: &NodeId, network: &NetworkName, paths: PathRule) -> Option<Problem> {
+        let has = |paths| self.routes.path(network, node, paths).is_some();
+        // A path over a relay is made when somebody waits for it.
+        if has(paths) || (paths == PathRule::Relay && has(PathRule::Any) && self.has_circuit(node)) {
+            return None;
+        }
+        if !has(PathRule::Any) {
+            return Some(self.offline(node, network));
+        }
+        let hint = match paths {
+            PathRule::Relay => "a node that can be dialled needs no relay: add the proxy without --path relay",
+            _ => {
+                "forward a port (TCP and UDP) to either node and name it there with --announce, or add the proxy \
+                 without --path direct"
+            }
+        };
+        Some(problem(format!("a proxy has {}", self.why_no_path(node, paths)), hint))
+    }
+
+    /// Peers of proxies that have been reached over a relay alone for longer than hole punches and dials take.
+    fn relayed_proxy_peers(&self, now: Now) -> Vec<Problem> {
+        let enabled = self.proxies.enabled().filter(|spec| spec.paths() == PathRule::Any);
+        let peers: BTreeSet<_> = enabled.filter_map(|spec| Some(spec.remote.as_ref()?.node)).collect();
+        let settled = |node: &NodeId| {
+            let best = self.connections.best(node);
+            best.is_some_and(|(_, c)| c.relayed && !c.joined.is_empty() && c.since + SETTLED <= now.mono)
+        };
+        let told = |node: NodeId| {
+            let (who, why) = (self.called(&node), self.why_relayed(&node)?);
+            let hint = "it works, slower: for a direct path switch on PCP or NAT-PMP in the router of either node, or \
+                        forward a port (TCP and UDP) to it and name that with --announce";
+            Some(problem(format!("a proxy reaches {who} over a relay only: {why}"), hint))
+        };
+        peers.into_iter().filter(settled).filter_map(told).collect()
+    }
+
+    fn has_circuit(&self, node: &NodeId) -> bool {
+        self.addresses_of(node).iter().any(is_relayed)
+    }
+
+    /// Why a connected peer has no path that a proxy may take, in words that begin with `no`.
+    #[must_use]
+    pub fn no_path(&self, remote: &Remote, paths: PathRule) -> String {
+        if paths == PathRule::Any || !self.connections.is_connected(&remote.node) {
+            return format!("no path to {}", self.called(&remote.node));
+        }
+        self.why_no_path(&remote.node, paths)
+    }
+
+    fn why_no_path(&self, node: &NodeId, paths: PathRule) -> String {
+        let who = self.called(node);
+        match paths {
+            PathRule::Any => format!("no path to {who}"),
+            PathRule::Relay if self.has_circuit(node) => format!("no path to {who} over a relay yet"),
+            PathRule::Relay => format!("no path to {who} over a relay, since no relay holds a reservation for it"),
+            PathRule::Direct => {
+                let why = self.why_relayed(node).unwrap_or_else(|| "not tried yet".into());
+                format!("no direct path to {who}, which is reached over a relay: {why}")
+            }
+        }
     }
 
     fn offline(&self, node: &NodeId, network: &NetworkName) -> Problem {

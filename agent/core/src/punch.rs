@@ -18,6 +18,8 @@ use crate::{
 const PAUSES: [Duration; 3] = [Duration::from_millis(2500), Duration::from_secs(16), Duration::from_secs(45)];
 /// Between later attempts: a router may have been replaced, or a laptop carried home.
 const LATER: Duration = Duration::from_secs(300);
+/// Between attempts where somebody waits: all dials of one have ended by then.
+const HASTE: Duration = Duration::from_secs(5);
 /// How often a peer may make this node dial.
 const AT_MOST: Duration = Duration::from_secs(2);
 
@@ -26,6 +28,7 @@ const AT_MOST: Duration = Duration::from_secs(2);
 pub(crate) struct Punches {
     pub due: Option<Duration>,
     tries: usize,
+    last: Option<Duration>,
     answered: Option<Duration>,
 }
 
@@ -36,7 +39,14 @@ impl Punches {
         self.due = Some(now);
     }
 
+    /// Tries now, unless it just did or is about to.
+    fn hasten(&mut self, now: Duration) {
+        let soonest = self.last.map_or(now, |last| now.max(last + HASTE));
+        self.due = Some(self.due.map_or(soonest, |due| due.min(soonest)));
+    }
+
     fn tried(&mut self, now: Duration) {
+        self.last = Some(now);
         self.due = Some(now + PAUSES.get(self.tries).copied().unwrap_or(LATER));
         self.tries = self.tries.saturating_add(1);
     }
@@ -94,6 +104,13 @@ impl Core {
         Some(why)
     }
 
+    /// Somebody waits for a direct path to a peer: whichever end this is, it tries now, unless it just did.
+    pub(crate) fn punch_now(&mut self, peer: &NodeId, now: Now) {
+        for connection in self.connections.of_mut(peer).filter(|c| c.relayed && !c.joined.is_empty()) {
+            connection.punches.hasten(now.mono);
+        }
+    }
+
     /// Every attempt begins anew: the addresses changed, or a direct connection was lost.
     pub(crate) fn restart_punches(&mut self, now: Now, which: impl Fn(&crate::connections::Connection) -> bool) {
         self.connections.restart_punches(now.mono, which);
@@ -116,16 +133,19 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_comes_over_a_relay_has_lost_its_direct_path() {
+    fn a_peer_that_dials_again_has_lost_what_it_had() {
         let mut bench = Bench::new();
         let direct = bench.member(1);
         let young = relayed_member(&mut bench, false);
-        let path = |bench: &Bench| bench.core.routes().path(&lab(), &id(1));
+        let path = |bench: &Bench| bench.core.routes().path(&lab(), &id(1), hive_protocol::PathRule::Any);
         assert_eq!((path(&bench), punches(&bench)), (Some(direct), 0), "both were being made at once");
         bench.tell(Event::Disconnected { conn: young });
         bench.pass(secs(30));
         let relayed = relayed_member(&mut bench, false);
         assert_eq!((path(&bench), punches(&bench)), (Some(relayed), 1));
+        bench.pass(secs(30));
+        let again = relayed_member(&mut bench, false);
+        assert_eq!(path(&bench), Some(again), "the circuit before is as dead");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use hive_protocol::{
-    Carrier, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName, PathKind, ProxySpec,
+    Carrier, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName, PathKind, PathRule, ProxySpec,
     message::{Failure, FailureCode},
     password::Secret,
 };
@@ -59,7 +59,7 @@ impl Core {
     }
 
     fn row(&self, network: &NetworkName, node: &NodeId, entry: &Entry, now: Now) -> NodeInfo {
-        let (path, transport, rtt_ms) = self.path(network, node);
+        let (path, transport, rtt_ms) = self.path(network, node, PathRule::Any);
         let latest_contact = if *node == self.own.id { now.wall } else { entry.contact };
         NodeInfo {
             peer_id: *node,
@@ -157,14 +157,19 @@ impl Core {
         })
     }
 
-    /// How a member of a network is reached now, over what, and the round trip in milliseconds. A connection on which the
-    /// network's password is not proven yet leads nowhere.
+    /// How a member of a network is reached now by paths that the rule allows, over what, and the round trip in
+    /// milliseconds. A connection on which the network's password is not proven yet leads nowhere.
     #[must_use]
-    pub fn path(&self, network: &NetworkName, node: &NodeId) -> (PathKind, Option<Carrier>, Option<f64>) {
+    pub fn path(
+        &self,
+        network: &NetworkName,
+        node: &NodeId,
+        rule: PathRule,
+    ) -> (PathKind, Option<Carrier>, Option<f64>) {
         if *node == self.own.id {
             return (PathKind::This, None, None);
         }
-        let conn = self.routes.path(network, node);
+        let conn = self.routes.path(network, node, rule);
         let Some(connection) = conn.and_then(|conn| self.connections.get(conn)) else {
             return (PathKind::None, None, None);
         };

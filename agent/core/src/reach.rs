@@ -1,9 +1,8 @@
 //! How this node is seen from outside: whether others can dial it, and what its router does with its ports.
 //!
-//! Nobody is asked to dial back, so nobody can be made to dial a third party. That a node can be reached is proven by a
-//! member that did it: a connection that came in over the public network without a hole punch. Where a node seems to be
-//! is what members say they see; only public addresses are believed, and they are candidates for hole punches, never
-//! published.
+//! That a node can be reached is proven by a member that did it: because it was asked to ([`crate::probe`]), or by a
+//! connection that came in over the public network without a hole punch. Where a node seems to be is what members say they
+//! see; only public addresses are believed, and they are candidates for hole punches, never published.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -81,7 +80,14 @@ impl Core {
     /// A connection joined its first network: if its peer came unasked from the public network, so can others.
     pub(crate) fn weigh_arrival(&mut self, peer: NodeId, address: &Multiaddr, unasked: bool, now: Now) {
         let Some(ip) = public_ip(address).filter(|_| unasked && !is_relayed(address)) else { return };
-        if !self.reach.is_punching(&peer, now.mono) && self.reach.prove(ip) {
+        if !self.reach.is_punching(&peer, now.mono) {
+            self.proven(ip, now);
+        }
+    }
+
+    /// A member reached this node from outside over this family of addresses.
+    pub(crate) fn proven(&mut self, ip: IpAddr, now: Now) {
+        if self.reach.prove(ip) {
             self.reach_changed(now);
         }
     }
@@ -142,6 +148,7 @@ impl Core {
             return Reachability::Public;
         }
         match self.mapping() {
+            Mapping::Unknown | Mapping::None if self.is_walled() => Reachability::Private,
             Mapping::Unknown | Mapping::None => Reachability::Unknown,
             Mapping::Independent | Mapping::Dependent => Reachability::Private,
         }
@@ -208,7 +215,7 @@ pub(crate) fn ip(address: &Multiaddr) -> Option<IpAddr> {
 }
 
 /// Not private (RFC 1918, 4193), shared (RFC 6598), link-local, loopback, unspecified or multicast.
-fn is_public(ip: &IpAddr) -> bool {
+pub(crate) fn is_public(ip: &IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => {
             let [a, b, ..] = v4.octets();

@@ -10,7 +10,7 @@ use std::{
 };
 
 use hive_protocol::{
-    Direction, NetworkName, NodeId, ProxyId, ProxySpec,
+    Direction, NetworkName, NodeId, PathRule, ProxyId, ProxySpec,
     message::{Failure, FailureCode},
     tunnel::{Open, Refusal, RefuseReason},
 };
@@ -32,7 +32,7 @@ pub struct Routes {
     pub proxies: Vec<Arc<ProxySpec>>,
     ingress: BTreeMap<IngressKey, Arc<ProxySpec>>,
     links: BTreeMap<ConnId, Link>,
-    best: BTreeMap<(NetworkName, NodeId), ConnId>,
+    best: BTreeMap<(NetworkName, NodeId), Best>,
     kept_out: BTreeSet<(NetworkName, NodeId)>,
     /// The oldest password of each network that is accepted.
     accepted: BTreeMap<NetworkName, Epoch>,
@@ -54,6 +54,24 @@ pub enum Standing {
 
 /// What an OPEN must match: network, peer, the peer's port, the port asked for.
 type IngressKey = (NetworkName, NodeId, u16, u16);
+
+/// The best connections to a member, of all and of either kind.
+#[derive(Debug, Clone, Copy, Default)]
+struct Best {
+    any: Option<ConnId>,
+    direct: Option<ConnId>,
+    relayed: Option<ConnId>,
+}
+
+impl Best {
+    fn by(self, rule: PathRule) -> Option<ConnId> {
+        match rule {
+            PathRule::Any => self.any,
+            PathRule::Direct => self.direct,
+            PathRule::Relay => self.relayed,
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Link {
@@ -86,17 +104,20 @@ impl Routes {
         }
     }
 
-    /// The ingress that lets this stream in. `peer` is the proven key at the other end of `conn`.
+    /// The ingress that lets this stream in. `peer` is the proven key at the other end of `conn`, `relayed` whether a
+    /// relay carries the stream.
     ///
     /// # Errors
     ///
     /// [`RefuseReason::NoRule`] where the connection has not joined the network, is another peer's, or no enabled
     /// ingress names this peer, its port and the port asked for. Which of these it was, the peer does not learn.
-    pub fn admit(&self, conn: ConnId, peer: &NodeId, open: &Open) -> Result<Arc<ProxySpec>, Refusal> {
+    /// [`RefuseReason::Path`] where the ingress takes other paths alone.
+    pub fn admit(&self, conn: ConnId, peer: &NodeId, relayed: bool, open: &Open) -> Result<Arc<ProxySpec>, Refusal> {
         let key = (open.network.clone(), *peer, open.origin_port, open.target_port);
         let proven = self.links.get(&conn).is_some_and(|link| link.peer == *peer);
         let rule = self.ingress.get(&key).filter(|_| proven && self.joined(conn, &open.network));
-        rule.cloned().ok_or_else(|| refusal(open))
+        let rule = rule.cloned().ok_or_else(|| refusal(open))?;
+        if rule.paths().allows(relayed) { Ok(rule) } else { Err(wrong_path(rule.paths())) }
     }
 
     /// By which password a connection has joined a network. Of one that is gone, the oldest that would do.
@@ -110,13 +131,14 @@ impl Routes {
     /// gives the right to one that leads to this node.
     #[must_use]
     pub fn standing(&self, proxy: ProxyId, conn: Option<ConnId>, epoch: Epoch) -> Standing {
-        let spec = self.proxies.binary_search_by_key(&proxy, |spec| spec.id).ok().map(|at| &self.proxies[at].remote);
-        let (remote, conn) = match (spec, conn) {
-            (Some(Some(remote)), Some(conn)) => (remote, conn),
-            (Some(None), None) => return Standing::Held,
+        let Ok(at) = self.proxies.binary_search_by_key(&proxy, |spec| spec.id) else { return Standing::Revoked };
+        let spec = &self.proxies[at];
+        let (remote, conn) = match (&spec.remote, conn) {
+            (Some(remote), Some(conn)) => (remote, conn),
+            (None, None) => return Standing::Held,
             _ => return Standing::Revoked,
         };
-        let better = || self.path(&remote.network, &remote.node).is_some_and(|best| best != conn);
+        let better = || self.path(&remote.network, &remote.node, spec.paths()).is_some_and(|best| best != conn);
         match self.links.get(&conn) {
             Some(link) if link.left_behind && better() => Standing::Absent,
             Some(link) if link.peer == remote.node && link.networks.contains_key(&remote.network) => Standing::Held,
@@ -143,10 +165,11 @@ impl Routes {
         self.best.len()
     }
 
-    /// The best connection to a member: direct before relayed, TCP before QUIC, the oldest first.
+    /// The best connection to a member of those that the rule allows: direct before relayed, TCP before QUIC, the oldest
+    /// first.
     #[must_use]
-    pub fn path(&self, network: &NetworkName, peer: &NodeId) -> Option<ConnId> {
-        self.best.get(&(network.clone(), *peer)).copied()
+    pub fn path(&self, network: &NetworkName, peer: &NodeId, rule: PathRule) -> Option<ConnId> {
+        self.best.get(&(network.clone(), *peer))?.by(rule)
     }
 
     /// Whether the connection has joined any network.
@@ -162,13 +185,16 @@ impl Routes {
     }
 }
 
-fn best_paths(connections: &Connections) -> BTreeMap<(NetworkName, NodeId), ConnId> {
+fn best_paths(connections: &Connections) -> BTreeMap<(NetworkName, NodeId), Best> {
     let mut order: Vec<_> = connections.iter().collect();
     order.sort_by_key(|(id, c)| (c.rank(), *id));
-    let mut best = BTreeMap::new();
+    let mut best: BTreeMap<_, Best> = BTreeMap::new();
     for (id, connection) in order {
         for network in connection.networks() {
-            best.entry((network, connection.peer)).or_insert(id);
+            let best = best.entry((network, connection.peer)).or_default();
+            let kind = if connection.relayed { &mut best.relayed } else { &mut best.direct };
+            kind.get_or_insert(id);
+            best.any.get_or_insert(id);
         }
     }
     best
@@ -186,6 +212,18 @@ fn refusal(open: &Open) -> Refusal {
          add one on that node with the origin and port exactly so"
     );
     Refusal { reason: RefuseReason::NoRule, text }
+}
+
+/// What an ingress says of a stream that comes by a path it does not take.
+#[must_use]
+pub fn wrong_path(rule: PathRule) -> Refusal {
+    let text = match rule {
+        PathRule::Relay => {
+            "this ingress takes connections over a relay only (--path relay), and this one came directly"
+        }
+        _ => "this ingress takes connections over a direct path only (--path direct), and this one came over a relay",
+    };
+    Refusal { reason: RefuseReason::Path, text: text.to_owned() }
 }
 
 /// The proxies of this node.

@@ -79,6 +79,7 @@ impl Core {
         }
         if differs {
             self.path.retry_all(now.mono);
+            self.upgrades.restart_all();
         }
     }
 
@@ -88,6 +89,7 @@ impl Core {
         if !before.iter().any(|address| stays(&address)) {
             self.reach.forget();
         }
+        self.probes.restart();
         self.reach_changed(now);
         self.restart_punches(now, |_| true);
     }
@@ -278,6 +280,7 @@ impl Core {
         let Some(entry) = self.tables.get(network).and_then(|table| table.get(node)) else { return };
         if entry.record.addresses != before {
             self.connections.leave_behind(node, before, &entry.record.addresses);
+            self.upgrades.restart(node);
             self.routes_changed = true;
         }
     }

@@ -243,6 +243,7 @@ pub(crate) fn ingress(peer: &str) -> ProxyRequest {
         key_prefix: None,
         sni: None,
         ssh: None,
+        path_rule: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::{AsyncRead, AsyncReadExt, AsyncWriteExt, io::copy};
 use hive_core::{Core, Now};
 use hive_protocol::{
-    CONTROL_PROTOCOL, NetworkName, NodeId,
+    CONTROL_PROTOCOL, NetworkName, NodeId, PathRule,
     frame::{self, CONTROL_MAX},
     message::{ClientMessage, Failure, FailureCode, ServerMessage},
 };
@@ -98,7 +98,7 @@ async fn connection(node: Handle, target: NodeId, network: Option<NetworkName>) 
         Some(network) => vec![network],
         None => node.ask(move |core, now| shared(core, target, now)).await.ok()?,
     };
-    node.connection_in(networks, target, PATIENCE).await
+    node.connection_in(networks, target, PathRule::Any, PATIENCE).await
 }
 
 /// Networks in whose tables the node stands.

@@ -27,7 +27,7 @@ pub(super) async fn proxies(node: Handle) -> Result<Vec<ProxyInfo>, Failure> {
         let specs: Vec<ProxySpec> = core.proxies().cloned().collect();
         let with_peer = |spec: ProxySpec| {
             let Some(remote) = &spec.remote else { return Known { spec, path: PathKind::None, name: None } };
-            let (path, name) = (core.path(&remote.network, &remote.node).0, core.node_name(&remote.node));
+            let (path, name) = (core.path(&remote.network, &remote.node, spec.paths()).0, core.node_name(&remote.node));
             Known { spec, path, name }
         };
         specs.into_iter().map(with_peer).collect::<Vec<_>>()
@@ -50,7 +50,7 @@ fn counted(node: &Handle, spec: &ProxySpec) -> Counted {
 }
 
 fn info(counted: &Counted, Known { spec, path, name }: Known, ssh: Option<SshHost>) -> ProxyInfo {
-    let remote = spec.remote.as_ref();
+    let (remote, paths) = (spec.remote.as_ref(), spec.paths());
     ProxyInfo {
         state: state(&spec, path, counted),
         last_error: error(counted),
@@ -75,6 +75,7 @@ fn info(counted: &Counted, Known { spec, path, name }: Known, ssh: Option<SshHos
         bytes_in: counted.bytes_in,
         bytes_out: counted.bytes_out,
         ssh,
+        path_rule: remote.map(|_| paths),
     }
 }
 
@@ -110,6 +111,7 @@ pub(super) async fn status(node: Handle) -> Result<StatusInfo, Failure> {
         tunnels: node.tunnels.totals(),
         listening: node.listening.get().iter().take(hive_protocol::record::MAX_ADDRESSES).cloned().collect(),
         problems,
+        port_mapping: node.port_mapping.get().as_ref().clone(),
     })
 }
 

@@ -31,6 +31,7 @@ pub fn environment(before: &str, options: &Options, settings: &Settings, secrets
         ("--announce", "HIVE_ANNOUNCE", list(&settings.announce)),
         ("--name", "HIVE_NAME", settings.name.as_ref().map(ToString::to_string).unwrap_or_default()),
         ("--relay", "HIVE_RELAY", given(options.relay.clone(), "HIVE_RELAY")),
+        ("--port-mapping", "HIVE_PORT_MAPPING", given(options.port_mapping.clone(), "HIVE_PORT_MAPPING")),
         ("--update-key", "HIVE_UPDATE_KEY", settings.update_key.as_ref().map(ToString::to_string).unwrap_or_default()),
         ("--log", "RUST_LOG", given(options.log.clone(), "RUST_LOG")),
         ("", "HIVE_CREDENTIALS", if secrets { CREDENTIALS.to_owned() } else { String::new() }),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use hive_protocol::record::MAX_ADDRESSES;
 use libp2p::{Multiaddr, multiaddr::Protocol};
 
-/// Announced addresses first, then those of the listeners, global ones before private ones. Loopback is published only
+/// Announced addresses and mapped ones first, then those of the listeners, global ones before private ones. Loopback is published only
 /// where it is all there is: several nodes on one machine, nothing else.
 pub fn published(announced: &[Multiaddr], listening: &[Multiaddr]) -> Vec<Multiaddr> {
     let mut dialable: Vec<&Multiaddr> = listening.iter().filter(|a| scope(a).is_some()).collect();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use hive_core::{ConnId, Output, Routes};
+use hive_core::{ConnId, Event, Output, Probed, Routes};
 use hive_protocol::{Identity, NetworkName, NodeId, peer::PeerMessage};
 use hive_transport::quic::is_quic;
 use libp2p::swarm::ConnectionId;
@@ -12,7 +12,7 @@ use super::{Dial, Dialled, Node, Reply, handle::Registration, now};
 use crate::{
     exec, join,
     net::{self, Part, registry::is_relayed},
-    peers, punch,
+    peers, probe, punch,
     time::within,
 };
 
@@ -25,9 +25,11 @@ impl Node {
             // Split off by `drain`, and written before.
             Output::Persist(_) => {}
             Output::Dial { peer, addresses } => self.dial(peer, addresses),
+            Output::Upgrade { peer, addresses } => self.dial_better(peer, addresses),
             Output::Reserve { relay, address } => self.reserve(relay, address),
             Output::Unreserve { relay } => self.unreserve(relay),
             Output::ServeRelay { serving, addresses } => self.serve_relay(serving, &addresses),
+            Output::Probe { conn, address } => self.probe(conn, address),
             Output::Punch { conn, addresses, speak_first } => self.punch(conn, addresses, speak_first),
             Output::Join { conn, network } => self.join(conn, network),
             Output::Send { conn, message } => self.send(conn, message),
@@ -73,6 +75,34 @@ impl Node {
         {
             self.dials.insert(id, Dial::of(peer, Dialled::Beside));
         }
+    }
+
+    /// Dials a connected peer on a path that would be better; one such dial at a time.
+    fn dial_better(&mut self, peer: NodeId, addresses: Vec<libp2p::Multiaddr>) {
+        let under_way = |dial: &Dial| dial.peer == peer && dial.dialled == Dialled::Better;
+        if self.dials.values().any(under_way) {
+            return;
+        }
+        log::debug!("dialling {peer} for a better path at {addresses:?}");
+        match net::dial(&mut self.net, peer, addresses) {
+            Ok(id) => drop(self.dials.insert(id, Dial::of(peer, Dialled::Better))),
+            Err(error) => self.dial_ended(Dial::of(peer, Dialled::Better), &error),
+        }
+    }
+
+    fn probe(&mut self, conn: ConnId, address: libp2p::Multiaddr) {
+        match self.handle.registry.by_conn(conn) {
+            Some(connection) => exec::spawn(probe::ask(self.handle.clone(), connection, address)).detach(),
+            None => self.core.handle(Event::Probed { address, probed: Probed::Refused }, now()),
+        }
+    }
+
+    /// Dials a member that asked for it; whoever waits has the connection, and nobody else hears of it.
+    pub(super) fn dial_back(&mut self, peer: NodeId, address: libp2p::Multiaddr, reply: Sender<ConnectionId>) -> Reply {
+        if let Ok(id) = net::dial_back(&mut self.net, peer, address) {
+            self.dials_back.insert(id, reply);
+        }
+        Reply::none()
     }
 
     fn punch(&self, conn: ConnId, addresses: Vec<libp2p::Multiaddr>, speak_first: bool) {

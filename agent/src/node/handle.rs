@@ -8,7 +8,7 @@ use std::{
 use async_io::Timer;
 use hive_core::{ConnId, Core, Event, Now, Purpose, Routes, Source};
 use hive_protocol::{
-    Identity, NetworkName, NodeId, NodeName,
+    Identity, NetworkName, NodeId, NodeName, PathRule, PortMapping,
     message::{Failure, FailureCode},
     password::Secret,
 };
@@ -24,6 +24,7 @@ use crate::{
         Handles, Part,
         registry::{Connection, Registry},
     },
+    probe::Nonces,
     ssh,
     store::{Store, StoreError},
     time::within,
@@ -53,10 +54,14 @@ pub enum Input {
     Register { identity: Identity, network: NetworkName, reply: Sender<Registration> },
     /// Dial through a hole that the peer punches now.
     Punch { peer: NodeId, addresses: Vec<Multiaddr>, part: Part },
+    /// Dial a member that asked for it.
+    DialBack { peer: NodeId, address: Multiaddr, reply: Sender<ConnectionId> },
     /// Close this connection.
     Close(ConnectionId),
     /// This dial has had its head start.
     DialTakingLong(ConnectionId),
+    /// The router leads these addresses to this node, and no others.
+    Mapped(Vec<Multiaddr>),
     /// Listen on these addresses from now on.
     Listen { addresses: Vec<Multiaddr>, reply: Sender<Result<(), Failure>> },
     /// End the loop; the sender is dropped when it has.
@@ -151,8 +156,12 @@ pub struct Shared {
     pub prepared: Prepared,
     /// Control streams of logged-in sessions.
     pub sessions: Arc<Sessions>,
+    /// Numbers of the probes under way.
+    pub nonces: Nonces,
     /// Addresses this node listens on.
     pub listening: Watched<Vec<Multiaddr>>,
+    /// What the router was asked for.
+    pub port_mapping: Watched<Option<PortMapping>>,
     /// TLS ends here, for proxies that say so.
     pub termination: Termination,
     /// The key store.
@@ -197,7 +206,9 @@ impl Handle {
             waiting: Arc::default(),
             prepared: Prepared::default(),
             sessions: Arc::default(),
+            nonces: Nonces::default(),
             listening: Watched::new(Arc::default()),
+            port_mapping: Watched::new(Arc::default()),
             termination: Termination::new(keys.clone(), answers),
             keys,
             acme,
@@ -257,6 +268,18 @@ impl Handle {
         let _ = self.inbox.send(Input::DialTakingLong(first)).await;
     }
 
+    /// Tells where the router's public ports lead here.
+    pub async fn mapped(&self, addresses: Vec<Multiaddr>) {
+        let _ = self.inbox.send(Input::Mapped(addresses)).await;
+    }
+
+    /// Dials a member that asked for it, from another port than this node's; the connection is the caller's to close.
+    pub async fn dial_back(&self, peer: NodeId, address: Multiaddr) -> Option<ConnectionId> {
+        let (reply, dialled) = channel::bounded(1);
+        self.inbox.send(Input::DialBack { peer, address, reply }).await.ok()?;
+        dialled.recv().await.ok()
+    }
+
     /// Closes a connection.
     pub async fn close(&self, id: ConnectionId) {
         let _ = self.inbox.send(Input::Close(id)).await;
@@ -305,17 +328,24 @@ impl Handle {
         let _ = self.ask(move |core, now| core.succeeded(&purpose, source, now)).await;
     }
 
-    /// The best joined connection to a member of any of these networks, dialling and waiting for one up to `limit`.
-    pub async fn connection_in(&self, networks: Vec<NetworkName>, peer: NodeId, limit: Duration) -> Option<Connection> {
+    /// The best joined connection that the rule allows to a member of any of these networks, dialling and waiting for one
+    /// up to `limit`.
+    pub async fn connection_in(
+        &self,
+        networks: Vec<NetworkName>,
+        peer: NodeId,
+        paths: PathRule,
+        limit: Duration,
+    ) -> Option<Connection> {
         let registry = self.registry.clone();
         let find = move |routes: &Routes| {
-            let conn = networks.iter().find_map(|network| routes.path(network, &peer));
+            let conn = networks.iter().find_map(|network| routes.path(network, &peer, paths));
             conn.and_then(|conn| registry.by_conn(conn))
         };
         if let Some(found) = find(&self.routes.get()) {
             return Some(found);
         }
-        self.event(Event::Wanted { peer }).await;
+        self.event(Event::Wanted { peer, paths }).await;
         within(limit, self.routes.wait_for(find)).await
     }
 

@@ -34,6 +34,8 @@ const STORED_LISTEN: &str = "listen";
 /// The node's listeners and the addresses they have.
 pub struct Listeners {
     announced: Vec<Multiaddr>,
+    /// Where the router's public ports lead here.
+    mapped: Vec<Multiaddr>,
     /// What each listener was asked for, and the addresses it has.
     live: BTreeMap<ListenerKey, Listener>,
     /// Whether what is known is worth saying: while the first listeners tell their addresses one by one, it is not.
@@ -52,7 +54,7 @@ struct Listener {
 impl Listeners {
     /// No listener yet; `announced` is published whatever the listeners are.
     pub fn new(announced: Vec<Multiaddr>) -> Self {
-        Self { announced, live: BTreeMap::new(), gathered: false }
+        Self { announced, mapped: Vec::new(), live: BTreeMap::new(), gathered: false }
     }
 
     /// Starts one listener.
@@ -205,12 +207,20 @@ impl Node {
         listener.addresses.push(address);
     }
 
+    /// The router's public ports lead here at these addresses.
+    pub(super) fn mapped(&mut self, addresses: Vec<Multiaddr>) -> Reply {
+        self.listeners.mapped = addresses;
+        self.addresses_changed();
+        Reply::none()
+    }
+
     fn addresses_changed(&mut self) {
         if !self.listeners.gathered {
             return;
         }
         let listening = self.listeners.addresses();
-        let addresses = published(&self.listeners.announced, &listening);
+        let given: Vec<Multiaddr> = self.listeners.announced.iter().chain(&self.listeners.mapped).cloned().collect();
+        let addresses = published(&given, &listening);
         self.handle.listening.set(Arc::new(listening));
         self.core.handle(Event::Addresses(addresses), now());
     }

@@ -82,6 +82,7 @@ fn proxy() -> ProxySpec {
         key_prefix: None,
         sni: None,
         ssh: None,
+        path_rule: None,
     }
 }
 

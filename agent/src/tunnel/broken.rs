@@ -41,7 +41,7 @@ impl Broken {
                 RefuseReason::NoRule => Some(Cause::NoRule),
                 RefuseReason::Target => Some(Cause::Target),
                 RefuseReason::Busy => Some(Cause::Busy),
-                RefuseReason::Unknown => Some(Cause::Path),
+                RefuseReason::Unknown | RefuseReason::Path => Some(Cause::Path),
             },
             Self::Carrier(_) | Self::Violation(_) | Self::Unexpected(_) => Some(Cause::Path),
             Self::Local(_) | Self::Remote | Self::Ended => None,

@@ -10,7 +10,7 @@ use std::{
 use async_io::Async;
 use hive_core::{ConnId, share::share};
 use hive_protocol::{
-    KeyPrefix, NetworkName, NodeId, ProxySpec,
+    KeyPrefix, NetworkName, NodeId, PathRule, ProxySpec,
     tunnel::{self, Header, Kind, Open, Refusal, RefuseReason, Resume},
 };
 use hive_transport::{bulk::Accepted, streams::Stream};
@@ -44,7 +44,8 @@ const MOST_GRACE: u32 = 600;
 
 /// Serves a libp2p stream.
 pub async fn serve_stream(node: Handle, connection: Connection, stream: Stream) {
-    Ingress { node, peer: connection.peer, conn: Some(connection.conn) }.serve(stream.into()).await;
+    let (peer, conn, relayed) = (connection.peer, Some(connection.conn), connection.relayed());
+    Ingress { node, peer, conn, relayed }.serve(stream.into()).await;
 }
 
 /// Serves a channel, if its peer is a member of some network on a libp2p connection.
@@ -54,7 +55,7 @@ pub async fn serve_channel(node: Handle, peer: NodeId, accepted: Accepted) {
         return log::debug!("{peer} wants a channel and belongs to no network here");
     }
     drop(accepted.place);
-    Ingress { node, peer, conn: None }.serve(accepted.channel.into()).await;
+    Ingress { node, peer, conn: None, relayed: false }.serve(accepted.channel.into()).await;
 }
 
 /// Where streams come from.
@@ -64,6 +65,8 @@ struct Ingress {
     peer: NodeId,
     /// The libp2p connection, if it is a stream of one.
     conn: Option<ConnId>,
+    /// Whether a relay carries them.
+    relayed: bool,
 }
 
 /// The first frame of a stream on a carrier.
@@ -131,7 +134,7 @@ impl Ingress {
         let joined = async {
             match self.conn {
                 Some(conn) => routes.wait_for(|routes| routes.joined(conn, network).then_some(conn)).await,
-                None => routes.wait_for(|routes| routes.path(network, &self.peer)).await,
+                None => routes.wait_for(|routes| routes.path(network, &self.peer, PathRule::Any)).await,
             }
         };
         within(JOIN_LAG, joined).await.or(self.conn)
@@ -145,7 +148,7 @@ impl Ingress {
         }
         // No such connection: the routes refuse any number that is none of theirs.
         let conn = conn.unwrap_or(ConnId(u64::MAX));
-        Ok((conn, self.node.routes.get().admit(conn, &self.peer, open)?))
+        Ok((conn, self.node.routes.get().admit(conn, &self.peer, self.relayed, open)?))
     }
 
     async fn carry(
@@ -156,6 +159,7 @@ impl Ingress {
         mut carrier: Carrier,
         mut place: Place,
     ) -> Option<Carrier> {
+        place.keep_to(spec.paths());
         let grace = open.grace.unwrap_or(0).min(MOST_GRACE);
         let lasting = Duration::from_secs(grace.into());
         let Some(entry) = self.node.tunnels.enter(spec, Some(conn), lasting, &self.node.routes) else {
@@ -205,19 +209,20 @@ impl Ingress {
         Ok(outer)
     }
 
-    /// Whether the peer is, or within a moment becomes, a member of the network that a stream of its belongs to. A channel
-    /// of its may stand on another network, and the right to this one be gone.
+    /// Whether the peer is, or within a moment becomes, a member of the network that a stream of its belongs to, and comes
+    /// by a path that the stream may take. A channel of its may stand on another network, and the right to this one be
+    /// gone.
     async fn is_entitled(&self, name: &Name) -> bool {
-        let Some(network) = self.node.waiting.network(name) else { return true };
-        let member = self.node.routes.wait_for(|routes| routes.path(&network, &self.peer).map(drop));
-        within(JOIN_LAG, member).await.is_some()
+        let Some((network, paths)) = self.node.waiting.terms(name) else { return true };
+        let member = self.node.routes.wait_for(|routes| routes.path(&network, &self.peer, PathRule::Any).map(drop));
+        paths.allows(self.relayed) && within(JOIN_LAG, member).await.is_some()
     }
 
     /// Leads a carrier to the stream that it is for.
     async fn resume(&self, resume: &Resume, carrier: Carrier) -> Option<Carrier> {
         if !self.is_entitled(&(self.peer, resume.stream)).await {
             // It may be again while the stream's grace lasts, and asks again. A right that is taken away ends the stream.
-            log::debug!("{} asks for a stream of a network that it is not in now", self.peer);
+            log::debug!("{} asks for a stream that it may not have now, or not by this path", self.peer);
             return None;
         }
         match self.node.waiting.lead(self.peer, resume, carrier) {

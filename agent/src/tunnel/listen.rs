@@ -18,7 +18,7 @@ use hive_core::{
     stream::attempts::{First, Seeker},
 };
 use hive_protocol::{
-    DEFAULT_RESUME, Direction, KeyPrefix, ProxyId, ProxyKind, ProxySpec, Remote, TUNNEL_PROTOCOL,
+    DEFAULT_RESUME, Direction, KeyPrefix, ProxyKind, ProxySpec, Remote, TUNNEL_PROTOCOL,
     tunnel::{self, Kind, Open, Refusal, RefuseReason, Resume},
 };
 use libp2p::StreamProtocol;
@@ -202,13 +202,10 @@ async fn terminated(node: &Handle, spec: &Arc<ProxySpec>, prefix: &KeyPrefix, cl
 async fn connection(node: Handle, spec: Arc<ProxySpec>, local: Outer) {
     let counters = node.tunnels.counters(spec.id);
     let Some(remote) = &spec.remote else { return };
-    let found = within(PATIENCE, path(&node, spec.id, remote)).await;
-    let (connection, mut carrier) = match found.ok_or_else(|| late(remote)) {
-        Ok(Ok(found)) => found,
-        Ok(Err(why)) | Err(why) => {
-            counters.failed(Cause::Path, why);
-            return abort(&local.socket);
-        }
+    let found = within(PATIENCE, path(&node, &spec, remote)).await.flatten();
+    let Some((connection, mut carrier)) = found else {
+        counters.failed(Cause::Path, late(&node, &spec, remote).await);
+        return abort(&local.socket);
     };
     let grace = spec.resume.unwrap_or(DEFAULT_RESUME);
     let lasting = Duration::from_secs(grace.into());
@@ -279,14 +276,17 @@ impl Egress<'_> {
     /// Finds a carrier and the other end of the stream on it.
     async fn resume(&mut self, session: &Session, entry: &Entry) -> Result<Carrier, Broken> {
         loop {
-            if let Ok((connection, carrier)) = path(self.node, self.spec.id, self.remote).await {
+            if let Some((connection, carrier)) = path(self.node, self.spec, self.remote).await {
                 entry.settle_doubt();
                 // The one that was there may be as dead as the last, and nobody have noticed yet.
-                let better = better_than(self.node, self.remote, connection.conn);
+                let better = better_than(self.node, self.spec, self.remote, connection.conn);
                 self.beside = connection;
                 match or(better, self.first(session, carrier)).await {
                     Ok(carrier) => return Ok(carrier),
                     Err(Broken::Refused(refusal)) if self.is_lost(&refusal, session) => {}
+                    Err(Broken::Refused(refusal)) if refusal.reason == RefuseReason::Path => {
+                        log::debug!("proxy {}: {}, trying again", self.spec.id, refusal.text);
+                    }
                     Err(refused @ (Broken::Refused(_) | Broken::Violation(_))) => return Err(refused),
                     Err(broken) => log::debug!("proxy {}: {broken}, trying again", self.spec.id),
                 }
@@ -339,30 +339,35 @@ impl Egress<'_> {
     }
 }
 
-/// The best path to the peer and a carrier on it. A connection that dies meanwhile is replaced by the next.
-async fn path(node: &Handle, proxy: ProxyId, remote: &Remote) -> Result<(Connection, Carrier), String> {
+/// The best path to the peer that the proxy may take, and a carrier on it. A connection that dies meanwhile is replaced
+/// by the next.
+async fn path(node: &Handle, spec: &ProxySpec, remote: &Remote) -> Option<(Connection, Carrier)> {
     loop {
         let networks = vec![remote.network.clone()];
-        let connection = node.connection_in(networks, remote.node, PATIENCE).await;
-        let connection = connection.ok_or_else(|| format!("{} is not connected", remote.node))?;
+        let connection = node.connection_in(networks, remote.node, spec.paths(), PATIENCE).await?;
         if let Some(channel) = node.pool.take(node, &connection).await {
-            return Ok((connection, channel.into()));
+            return Some((connection, channel.into()));
         }
         match node.streams.open_on(connection.id, StreamProtocol::new(TUNNEL_PROTOCOL)).await {
-            Ok(stream) => return Ok((connection, stream.into())),
-            Err(e) => log::debug!("proxy {}: {e}, trying again", proxy),
+            Ok(stream) => return Some((connection, stream.into())),
+            Err(e) => log::debug!("proxy {}: {e}, trying again", spec.id),
         }
         Timer::after(PAUSE).await;
     }
 }
 
-/// Waits until there is another connection to the peer than this one, and a better.
-async fn better_than<T>(node: &Handle, remote: &Remote, conn: ConnId) -> Result<T, Broken> {
-    let other = |routes: &Routes| routes.path(&remote.network, &remote.node).filter(|best| *best != conn);
+/// Waits until there is another connection to the peer than this one, and a better that the proxy may take.
+async fn better_than<T>(node: &Handle, spec: &ProxySpec, remote: &Remote, conn: ConnId) -> Result<T, Broken> {
+    let paths = spec.paths();
+    let other = |routes: &Routes| routes.path(&remote.network, &remote.node, paths).filter(|best| *best != conn);
     node.routes.wait_for(other).await;
     Err(io::Error::other("there is a better connection").into())
 }
 
-fn late(remote: &Remote) -> String {
-    format!("no path to {} within {} s", remote.node, PATIENCE.as_secs())
+/// Why a connection was given up that waited for a path.
+async fn late(node: &Handle, spec: &ProxySpec, remote: &Remote) -> String {
+    let (asked, paths) = (remote.clone(), spec.paths());
+    let why = node.ask(move |core, _| core.no_path(&asked, paths)).await;
+    let why = why.unwrap_or_else(|_| format!("no path to {}", remote.node));
+    format!("{why}, after {} s", PATIENCE.as_secs())
 }

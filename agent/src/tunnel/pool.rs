@@ -113,6 +113,14 @@ impl Pool {
         }
     }
 
+    /// Ends the rest of a peer's bulk plane: there is news that it may answer.
+    pub fn revive(&self, peer: &NodeId) {
+        let known = self.peers.lock().unwrap_or_else(PoisonError::into_inner).get(peer).cloned();
+        if let Some(peer) = known {
+            peer.state().rest = None;
+        }
+    }
+
     fn peer(&self, peer: NodeId) -> Option<Arc<Peer>> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = peers.get(&peer) {

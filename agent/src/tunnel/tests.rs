@@ -99,6 +99,7 @@ fn ingress() -> ProxyRequest {
         key_prefix: None,
         sni: None,
         ssh: None,
+        path_rule: None,
     }
 }
 

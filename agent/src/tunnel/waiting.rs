@@ -6,7 +6,7 @@ use std::{
 };
 
 use hive_core::stream::attempts::Latest;
-use hive_protocol::{NetworkName, NodeId, tunnel::Resume};
+use hive_protocol::{NetworkName, NodeId, PathRule, tunnel::Resume};
 use smol::channel::{self, Receiver, Sender};
 
 use super::{
@@ -41,6 +41,8 @@ struct Live {
     latest: Latest,
     /// Of which its peer has to be a member.
     network: NetworkName,
+    /// By which it has to come.
+    paths: PathRule,
 }
 
 /// Why a stream cannot begin.
@@ -78,13 +80,15 @@ impl Waiting {
             return Err(Taken::Past);
         }
         let (sender, arrivals) = channel::bounded(1);
-        inner.live.insert(name, Live { arrivals: sender, latest: Latest::opened(attempt), network });
+        inner
+            .live
+            .insert(name, Live { arrivals: sender, latest: Latest::opened(attempt), network, paths: PathRule::Any });
         Ok(Place { waiting: self.clone(), name, arrivals, end: None })
     }
 
-    /// The network of a stream that lives.
-    pub fn network(&self, name: &Name) -> Option<NetworkName> {
-        self.lock().live.get(name).map(|live| live.network.clone())
+    /// On what a stream that lives is taken back: the network its peer is a member of, and the paths it may come by.
+    pub fn terms(&self, name: &Name) -> Option<(NetworkName, PathRule)> {
+        self.lock().live.get(name).map(|live| (live.network.clone(), live.paths))
     }
 
     /// Leads a carrier to its stream.
@@ -139,6 +143,13 @@ impl Place {
     /// The carrier that has come meanwhile, if one has: the egress listens on no other.
     pub fn latest(&self, carrier: Carrier) -> Carrier {
         self.arrivals.try_recv().map_or(carrier, |arrival| arrival.carrier)
+    }
+
+    /// The stream may come back by these paths alone.
+    pub fn keep_to(&self, paths: PathRule) {
+        if let Some(live) = self.waiting.lock().live.get_mut(&self.name) {
+            live.paths = paths;
+        }
     }
 
     /// The target is connected: from now on the stream has been, however it ends.

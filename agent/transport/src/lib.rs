@@ -10,6 +10,7 @@
 //! | [`upgrade`] | the whole transport and the [`Swarm`](libp2p::Swarm): start here |
 //! | [`streams`] | opening and accepting streams, member and stranger protocols |
 //! | [`limits`] | how many connections, from whom |
+//! | [`autonat`] | the messages by which members check each other's addresses |
 //! | [`relay`] | carrying members' connections for members |
 //! | [`tls`] | the libp2p TLS 1.3 handshake on rustls and ring |
 //! | [`bulk`] | TLS connections beside libp2p's, for the bytes of tunnels |
@@ -20,6 +21,7 @@
 //! `batch` makes few system calls of the many that cipher and multiplexer ask for.
 #![forbid(unsafe_code)]
 
+pub mod autonat;
 mod batch;
 pub mod board;
 pub mod buffers;

@@ -37,12 +37,18 @@ const NO_END: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Clients renew at three quarters of it.
 const RESERVATION: Duration = Duration::from_secs(3600);
 
+/// What a circuit takes when both of its ends are slow: two streams and two buffers.
+const CIRCUIT_BYTES: u128 = 600 * 1024;
+/// The part of a board's memory that circuits may take, and what bounds their number.
+const PART: u128 = 6;
+const CIRCUITS: (u128, u128) = (64, 256);
+
 /// Bounds on what a relay holds for others.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Nodes that may be reached through this one.
     pub reservations: usize,
-    /// Connections carried at once. One takes two streams and two buffers, about 600 KiB when both ends are slow.
+    /// Connections carried at once.
     pub circuits: usize,
     /// Connections carried for one node that dials.
     pub circuits_per_peer: usize,
@@ -51,6 +57,15 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { reservations: 256, circuits: 256, circuits_per_peer: 64 }
+    }
+}
+
+impl Limits {
+    /// Those of a board with so many bytes of memory: 64 circuits on one of 256 MiB.
+    #[must_use]
+    pub fn of_board(memory: u128) -> Self {
+        let circuits = (memory / PART / CIRCUIT_BYTES).clamp(CIRCUITS.0, CIRCUITS.1);
+        Self { circuits: usize::try_from(circuits).unwrap_or(usize::MAX), ..Self::default() }
     }
 }
 
@@ -129,5 +144,16 @@ impl NetworkBehaviour for Server {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
         self.inner.poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_board_of_256_mib_carries_64_circuits_and_a_server_more() {
+        let circuits = |mib: u128| Limits::of_board(mib << 20).circuits;
+        assert_eq!([circuits(64), circuits(256), circuits(512), circuits(65_536)], [64, 72, 145, 256]);
     }
 }

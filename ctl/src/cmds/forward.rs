@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use hive_protocol::{
-    Direction, NodeId, ProxyId, ProxyKind,
+    Direction, NodeId, PathRule, ProxyId, ProxyKind,
     message::{BindAddr, ProxyRequest, Request},
 };
 use serde_json::json;
@@ -40,6 +40,9 @@ pub struct Forward {
     /// address that the egress listens on (default: 127.0.0.1)
     #[argh(option, arg_name = "ip")]
     pub bind: Option<IpAddr>,
+    /// paths that it may take: any (default), direct for never over a relay, or relay for nothing else
+    #[argh(option, arg_name = "rule")]
+    pub path: Option<PathRule>,
     /// network of both nodes, needed where they share several
     #[argh(option, arg_name = "name")]
     pub network: Option<hive_protocol::NetworkName>,
@@ -95,6 +98,7 @@ fn ingress(args: &Forward, from: NodeId) -> ProxyRequest {
         key_prefix: None,
         sni: None,
         ssh: None,
+        path_rule: args.path,
     }
 }
 
@@ -113,6 +117,7 @@ fn egress(args: &Forward, to: NodeId) -> ProxyRequest {
         key_prefix: None,
         sni: None,
         ssh: None,
+        path_rule: args.path,
     }
 }
 

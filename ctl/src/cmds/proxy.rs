@@ -12,7 +12,7 @@ use futures::{
     future::{self, Either},
 };
 use hive_protocol::{
-    Direction, HostPattern, KeyPrefix, ProxyId, ProxyKind, SshHost,
+    Direction, HostPattern, KeyPrefix, PathRule, ProxyId, ProxyKind, SshHost,
     message::{BindAddr, ProxyRequest, Request},
 };
 use serde_json::json;
@@ -63,6 +63,9 @@ node_verb! {
         /// egress: seconds for which connections outlive the path under them, 0 for not at all (default: 60)
         #[argh(option, arg_name = "seconds")]
         pub resume: Option<u32>,
+        /// paths that it may take: any (default), direct for never over a relay, or relay for nothing else
+        #[argh(option, arg_name = "rule")]
+        pub path: Option<PathRule>,
         /// stay here and remove it when this command ends
         #[argh(switch)]
         pub temporary: bool,
@@ -233,6 +236,7 @@ fn request(args: &Proxy) -> Result<ProxyRequest> {
         key_prefix: key_prefix(args)?,
         sni: sni(args, direction)?,
         ssh: None,
+        path_rule: args.path,
     })
 }
 

@@ -134,6 +134,7 @@ fn tunnel(args: &Shell, direction: Direction, (peer, peer_port): (NodeId, u16), 
         resume: None,
         sni: None,
         ssh: None,
+        path_rule: None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
-use hive_protocol::{NodeId, NodeName, Reachability, StatusInfo};
+use hive_protocol::{MappingProtocol, NodeId, NodeName, PortMapping, Reachability, StatusInfo};
 
 use crate::{
     app::App,
@@ -64,12 +64,30 @@ fn facts(s: &StatusInfo, names: &BTreeMap<NodeId, NodeName>, colour: bool) -> Ve
         ("reachability", reachability(s, colour)),
     ];
     list(&mut facts, "listening", &s.listening);
+    if let Some(mapping) = &s.port_mapping {
+        facts.push(("port mapping", port_mapping(mapping)));
+    }
     let named = |id: &NodeId| names.get(id).map_or_else(|| id.to_string(), |name| format!("{name} ({id})"));
     list(&mut facts, "relays", &s.relays.iter().map(named).collect::<Vec<_>>());
     facts.push(("connections", format!("{} direct, {} relayed", connections.direct, connections.relayed)));
     let (inwards, outwards) = (bytes(tunnels.bytes_in), bytes(tunnels.bytes_out));
     facts.push(("tunnels", format!("{} active, {inwards} in, {outwards} out", tunnels.active)));
     facts
+}
+
+/// What the router maps, or why it maps nothing.
+fn port_mapping(mapping: &PortMapping) -> String {
+    let addresses: Vec<String> = mapping.addresses.iter().map(ToString::to_string).collect();
+    let by = match mapping.protocol {
+        Some(MappingProtocol::Pcp) => format!("router {}, PCP", mapping.gateway),
+        Some(MappingProtocol::NatPmp) => format!("router {}, NAT-PMP", mapping.gateway),
+        None => format!("router {}", mapping.gateway),
+    };
+    match (&mapping.problem, addresses.as_slice()) {
+        (Some(problem), []) => format!("none ({by}: {})", clean(problem)),
+        (_, []) => format!("asked ({by})"),
+        (_, some) => format!("{} ({by})", some.join(", ")),
+    }
 }
 
 /// One line a value, the label on the first.
@@ -116,6 +134,7 @@ mod tests {
             tunnels: TunnelCounts { active: 2, bytes_in: 1 << 20, bytes_out: 0 },
             listening: ["/ip4/0.0.0.0/tcp/4180", "/ip6/::/tcp/4180"].map(|a| a.parse().unwrap()).to_vec(),
             problems: vec![Problem { what: "port 80 is taken".into(), hint: "choose another".into() }],
+            port_mapping: None,
         }
     }
 
@@ -138,6 +157,20 @@ mod tests {
         let relayed = StatusInfo { relays: vec![relay], ..sample() };
         let text = text(&relayed, &BTreeMap::from([(relay, "gate".parse().unwrap())]), false);
         assert!(text.contains(&format!("relays        gate ({relay})\n")), "{text}");
+    }
+
+    #[test]
+    fn a_mapped_port_is_shown_with_who_maps_it_or_why_not() {
+        let mapping = |addresses: &[&str], problem: Option<&str>| PortMapping {
+            gateway: "192.168.1.1".parse().unwrap(),
+            protocol: Some(MappingProtocol::NatPmp),
+            addresses: addresses.iter().map(|at| at.parse().unwrap()).collect(),
+            problem: problem.map(str::to_owned),
+        };
+        let mapped = port_mapping(&mapping(&["/ip4/203.0.113.9/tcp/4180"], None));
+        assert_eq!(mapped, "/ip4/203.0.113.9/tcp/4180 (router 192.168.1.1, NAT-PMP)");
+        let refused = port_mapping(&mapping(&[], Some("it has no port left")));
+        assert_eq!(refused, "none (router 192.168.1.1, NAT-PMP: it has no port left)");
     }
 
     #[test]

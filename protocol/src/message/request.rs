@@ -10,8 +10,8 @@ use super::Response;
 #[cfg(doc)]
 use crate::SessionInfo;
 use crate::{
-    Direction, HostPattern, Identity, KeyEntry, KeyName, KeyPrefix, NetworkName, NodeId, NodeName, ProxyId, ProxyKind,
-    SshLogin, codec, keys::TlsRequest,
+    Direction, HostPattern, Identity, KeyEntry, KeyName, KeyPrefix, NetworkName, NodeId, NodeName, PathRule, ProxyId,
+    ProxyKind, SshLogin, codec, keys::TlsRequest,
 };
 
 /// What a client asks of a node.
@@ -342,6 +342,9 @@ pub struct ProxyRequest {
     /// Who may log in, where it speaks SSH.
     #[n(22)]
     pub ssh: Option<SshLogin>,
+    /// Which paths it may take; none for any.
+    #[n(23)]
+    pub path_rule: Option<PathRule>,
 }
 
 /// An address to listen on.

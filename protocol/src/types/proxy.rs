@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use minicbor::{Decode, Encode};
 
 use super::PathKind;
-use crate::{HostPattern, KeyPrefix, NetworkName, NodeId, NodeName, codec};
+use crate::{HostPattern, KeyPrefix, NetworkName, NodeId, NodeName, PathRule, codec};
 
 /// Number of a proxy on its node; never used twice there.
 pub type ProxyId = u64;
@@ -130,6 +130,17 @@ pub struct ProxySpec {
     /// Who may log in, where it speaks SSH.
     #[n(22)]
     pub ssh: Option<SshLogin>,
+    /// Which paths it may take; none for any.
+    #[n(23)]
+    pub path_rule: Option<PathRule>,
+}
+
+impl ProxySpec {
+    /// Which paths it may take.
+    #[must_use]
+    pub fn paths(&self) -> PathRule {
+        self.path_rule.unwrap_or_default()
+    }
 }
 
 /// Seconds for which a tunnelled connection outlives its path, unless told otherwise.
@@ -232,4 +243,7 @@ pub struct ProxyInfo {
     /// The host key, where it speaks SSH.
     #[n(22)]
     pub ssh: Option<SshHost>,
+    /// Which paths it may take; none where it takes none, or the node is too old to say.
+    #[n(23)]
+    pub path_rule: Option<PathRule>,
 }

@@ -1,5 +1,7 @@
 //! A node at a glance, its sessions and its log.
 
+use std::net::IpAddr;
+
 use minicbor::{Decode, Encode};
 use multiaddr::Multiaddr;
 
@@ -40,6 +42,41 @@ pub struct StatusInfo {
     /// What is wrong, and what to do about it.
     #[n(9)]
     pub problems: Vec<Problem>,
+    /// What the router in front was asked for; none where none is needed, known or to be asked.
+    #[n(10)]
+    pub port_mapping: Option<PortMapping>,
+}
+
+/// Ports of a node that its router maps.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cbor(map)]
+pub struct PortMapping {
+    /// The router.
+    #[cbor(n(0), with = "codec::ip")]
+    pub gateway: IpAddr,
+    /// What it speaks; none while it has not answered.
+    #[n(1)]
+    pub protocol: Option<MappingProtocol>,
+    /// Where others can dial the node by what was mapped.
+    #[cbor(n(2), with = "codec::multiaddrs")]
+    pub addresses: Vec<Multiaddr>,
+    /// What is in the way.
+    #[n(3)]
+    pub problem: Option<String>,
+}
+
+/// How a router is asked for a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "kebab-case"))]
+#[cbor(index_only)]
+pub enum MappingProtocol {
+    /// RFC 6887.
+    #[n(0)]
+    Pcp,
+    /// RFC 6886.
+    #[n(1)]
+    NatPmp,
 }
 
 /// Whether others can dial a node.

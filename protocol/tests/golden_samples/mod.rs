@@ -5,8 +5,9 @@ mod proxies;
 
 use hive_protocol::{
     AgentMetrics, Carrier, ConnectionCounts, CpuMetrics, DiskMetrics, GpuMetrics, Identity, InterfaceMetrics, KeyEntry,
-    KeyInfo, KeyType, LogLevel, LogLine, MemoryMetrics, Metrics, NetworkInfo, NetworkName, NodeId, NodeInfo, NodeName,
-    PathKind, PeerRecord, Problem, Reachability, SessionInfo, StatusInfo, TemperatureMetrics, Timestamp, TunnelCounts,
+    KeyInfo, KeyType, LogLevel, LogLine, MappingProtocol, MemoryMetrics, Metrics, NetworkInfo, NetworkName, NodeId,
+    NodeInfo, NodeName, PathKind, PeerRecord, PortMapping, Problem, Reachability, SessionInfo, StatusInfo,
+    TemperatureMetrics, Timestamp, TunnelCounts,
     keys::{Challenge, ExternalAccount, TlsRequest},
     message::{
         ClientMessage, Failure, FailureCode, FileInfo, Request, Response, RunRequest, ServerMessage, TerminalInfo,
@@ -29,14 +30,17 @@ pub const OTHER_FILES: &[&str] = &[
     "Identity",
     "Identity.text",
     "Request.ProxyAdd.least",
+    "Request.ProxyAdd.path",
     "Request.ProxyAdd.ssh",
     "Request.ProxyAdd.tls",
     "Response.Proxies.named",
+    "Response.Proxies.path",
     "Response.Proxies.ssh",
     "ClientMessage.Hello.least",
     "Response.Error.least",
     "Response.Nodes.relayed",
     "Request.Update.least",
+    "Response.Status.mapped",
     "Response.UpdateStatus.least",
     "session_challenge",
     "frame",
@@ -281,7 +285,19 @@ fn status() -> StatusInfo {
         tunnels: TunnelCounts { active: 2, bytes_in: 1000, bytes_out: 70_000 },
         listening: addresses(),
         problems: vec![Problem { what: "a proxy needs shed".into(), hint: "start it".into() }],
+        port_mapping: None,
     }
+}
+
+/// With the field that came after version 0.1.
+pub fn mapped_status() -> Response {
+    let port_mapping = Some(PortMapping {
+        gateway: "192.168.1.1".parse().unwrap(),
+        protocol: Some(MappingProtocol::NatPmp),
+        addresses: vec!["/ip4/203.0.113.9/tcp/4180".parse().unwrap()],
+        problem: Some("it has no port left".into()),
+    });
+    Response::Status(StatusInfo { port_mapping, ..status() })
 }
 
 fn session() -> SessionInfo {

@@ -1,7 +1,7 @@
 //! Proxies as asked for, and as listed.
 
 use hive_protocol::{
-    Direction, PathKind, ProxyInfo, ProxyKind, ProxyState, SshHost, SshLogin,
+    Direction, PathKind, PathRule, ProxyInfo, ProxyKind, ProxyState, SshHost, SshLogin,
     message::{BindAddr, ProxyRequest, Request, Response},
 };
 
@@ -22,6 +22,7 @@ pub fn proxy_request() -> ProxyRequest {
         key_prefix: None,
         sni: None,
         ssh: None,
+        path_rule: None,
     }
 }
 
@@ -65,6 +66,17 @@ pub fn tls_proxy() -> Request {
 }
 
 /// With the field that came after version 0.1.
+pub fn direct_proxy() -> Request {
+    Request::ProxyAdd(ProxyRequest { path_rule: Some(PathRule::Direct), ..proxy_request() })
+}
+
+/// With the field that came after version 0.1.
+pub fn direct_proxies() -> Response {
+    let direct = ProxyInfo { path_rule: Some(PathRule::Direct), ..proxy_info() };
+    Response::Proxies { rows: vec![direct], more: false }
+}
+
+/// With the field that came after version 0.1.
 pub fn named_proxies() -> Response {
     let named = ProxyInfo { sni: Some("shed.example".parse().unwrap()), ..proxy_info() };
     Response::Proxies { rows: vec![named], more: false }
@@ -100,5 +112,6 @@ pub fn proxy_info() -> ProxyInfo {
         last_error: Some("target refused".into()),
         sni: None,
         ssh: None,
+        path_rule: None,
     }
 }

@@ -112,6 +112,11 @@ impl Router {
         ));
     }
 
+    /// Lets in what other rules than this lab's lead to a host behind it.
+    pub fn let_mapped_in(&self) {
+        self.nft("insert rule ip hive pass iifname eth0 ct status dnat accept\n");
+    }
+
     fn connect_inside(&self) {
         let lab = self.host.lab();
         let fabric = lab.need_fabric();

@@ -1,6 +1,7 @@
 //! What people ask for, and what they are told when it makes no sense.
 
 use hive_protocol::{
+    PathRule,
     message::BindAddr,
     tunnel::{Open, RefuseReason},
 };
@@ -80,9 +81,11 @@ fn a_proxy_that_makes_no_sense_is_refused() {
     let own = id(0).to_string();
     let banned = id(3).to_string();
     let elsewhere = ProxyRequest { network: Some("other".parse().unwrap()), ..ingress("peer2") };
+    for (what, request) in [("the same ingress", ingress("peer1")), ("the same listener", egress("peer2"))] {
+        // It makes sense, and is there already: as a port that another program has.
+        assert_eq!(bench.core.add_proxy(&request, bench.now).map_err(|f| f.code), Err(FailureCode::Failed), "{what}");
+    }
     let senseless = [
-        ("the same ingress", ingress("peer1")),
-        ("the same listener", egress("peer2")),
         ("itself", ingress(&own)),
         ("banned", ingress(&banned)),
         ("port 0", ProxyRequest { port: 0, ..ingress("peer2") }),
@@ -116,7 +119,7 @@ fn a_stream_needs_the_right_peer_port_target_and_connection() {
     let stranger = bench.connect(1, false);
     let proxy = bench.core.add_proxy(&ingress("peer1"), bench.now).unwrap();
     let routes = bench.core.routes();
-    assert_eq!(routes.admit(conn, &id(1), &open(18_080, 8080)).unwrap().id, proxy);
+    assert_eq!(routes.admit(conn, &id(1), false, &open(18_080, 8080)).unwrap().id, proxy);
     assert!([Some(other), Some(stranger), None].iter().all(|conn| !allows(&routes, proxy, *conn)));
     assert!(allows(&routes, proxy, Some(conn)));
     let refused = [
@@ -128,8 +131,37 @@ fn a_stream_needs_the_right_peer_port_target_and_connection() {
         (conn, 1, Open { network: "other".parse().unwrap(), ..open(18_080, 8080) }),
     ];
     for (conn, peer, open) in refused {
-        assert_eq!(routes.admit(conn, &id(peer), &open).unwrap_err().reason, RefuseReason::NoRule);
+        assert_eq!(routes.admit(conn, &id(peer), false, &open).unwrap_err().reason, RefuseReason::NoRule);
     }
+}
+
+#[test]
+fn a_proxy_takes_the_paths_that_its_rule_allows() {
+    let mut bench = Bench::new();
+    let relayed = bench.connect_over(1, true, true);
+    bench.tell(crate::Event::Joined { conn: relayed, network: lab(), secret: secret(1) });
+    bench.hear_of(relayed, 1, 5);
+    let direct_only = ProxyRequest { path_rule: Some(PathRule::Direct), ..ingress("peer1") };
+    bench.core.add_proxy(&direct_only, bench.now).unwrap();
+    let path = |bench: &Bench, rule| bench.core.routes().path(&lab(), &id(1), rule);
+    assert_eq!([PathRule::Any, PathRule::Relay].map(|rule| path(&bench, rule)), [Some(relayed); 2]);
+    assert_eq!(path(&bench, PathRule::Direct), None);
+    let refused = bench.core.routes().admit(relayed, &id(1), true, &open(18_080, 8080)).unwrap_err();
+    assert_eq!(refused.reason, RefuseReason::Path);
+    let problems = bench.core.problems(bench.now);
+    assert!(problems.iter().any(|p| p.what.contains("no direct path to peer1")), "{problems:?}");
+    let other = ProxyRequest { port: 8081, ..ingress("peer1") };
+    bench.core.add_proxy(&other, bench.now).unwrap();
+    let slow = |bench: &Bench| bench.core.problems(bench.now).iter().any(|p| p.what.contains("over a relay only"));
+    assert!(!slow(&bench), "it may become direct yet");
+    bench.pass(std::time::Duration::from_secs(100));
+    assert!(slow(&bench));
+    let direct = bench.member(1);
+    assert_eq!(path(&bench, PathRule::Direct), Some(direct));
+    assert!(!slow(&bench));
+    assert!(bench.core.routes().admit(direct, &id(1), false, &open(18_080, 8080)).is_ok());
+    let problems = bench.core.problems(bench.now);
+    assert!(problems.iter().all(|p| !p.what.contains("no direct path")), "{problems:?}");
 }
 
 #[test]

@@ -100,10 +100,10 @@ fn who_waits_for_a_peer_gets_a_dial_at_once() {
     fail(&mut bench, 1);
     bench.pass(secs(1));
     assert!(bench.dials().is_empty());
-    bench.tell(Event::Wanted { peer: id(1) });
+    bench.tell(Event::Wanted { peer: id(1), paths: PathRule::Any });
     assert_eq!(bench.dials(), [id(1)]);
     fail(&mut bench, 1);
-    bench.tell(Event::Wanted { peer: id(1) });
+    bench.tell(Event::Wanted { peer: id(1), paths: PathRule::Any });
     assert!(bench.dials().is_empty(), "it was just tried");
     bench.pass(millis(600));
     assert_eq!(bench.dials(), [id(1)]);
@@ -161,7 +161,7 @@ fn no_more_than_eight_dials_at_once() {
     let mut dialled = Vec::new();
     for n in 1..=20 {
         bench.hear_of(helper, n, 5);
-        bench.tell(Event::Wanted { peer: id(n) });
+        bench.tell(Event::Wanted { peer: id(n), paths: PathRule::Any });
         dialled.extend(bench.dials());
     }
     bench.pass(secs(1));
@@ -207,4 +207,24 @@ fn the_youngest_connections_beyond_need_may_go() {
     let mut closed = bench.idle_closes();
     closed.sort();
     assert_eq!(closed, conns[24..]);
+}
+
+#[test]
+fn who_wants_a_relayed_path_gets_one_beside_the_direct_one() {
+    let mut bench = Bench::new();
+    bench.member(2);
+    let direct = bench.member(1);
+    let over: Multiaddr = circuit(&address(2), &id(2));
+    bench.hear_record(direct, signed(1, &PeerRecord { addresses: vec![address(1), over], ..said_by(1, 5) }));
+    bench.pass(secs(1));
+    assert!(bench.dials().is_empty(), "it is connected");
+    bench.tell(Event::Wanted { peer: id(1), paths: PathRule::Relay });
+    let relayed = |o: &Output| match o {
+        Output::Dial { peer, addresses } => Some((*peer, addresses.iter().all(is_relayed))),
+        _ => None,
+    };
+    assert_eq!(bench.find(relayed), [(id(1), true)]);
+    bench.connect_over(1, true, true);
+    bench.pass(secs(5));
+    assert!(bench.dials().is_empty(), "there is one");
 }

@@ -127,11 +127,12 @@ fn the_best_path_is_direct_then_old() {
     for conn in [relayed, direct, newer] {
         bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
     }
-    assert_eq!(bench.core.routes().path(&lab(), &id(1)), Some(direct));
+    assert_eq!(bench.core.routes().path(&lab(), &id(1), PathRule::Any), Some(direct));
     bench.tell(Event::Disconnected { conn: direct });
-    assert_eq!(bench.core.routes().path(&lab(), &id(1)), Some(newer));
+    assert_eq!(bench.core.routes().path(&lab(), &id(1), PathRule::Any), Some(newer));
     bench.tell(Event::Disconnected { conn: newer });
-    assert_eq!(bench.core.routes().path(&lab(), &id(1)), Some(relayed));
-    assert_eq!(bench.core.path(&lab(), &id(1)).0, PathKind::Relayed);
+    assert_eq!(bench.core.routes().path(&lab(), &id(1), PathRule::Any), Some(relayed));
+    assert_eq!(bench.core.path(&lab(), &id(1), PathRule::Any).0, PathKind::Relayed);
+    assert_eq!(bench.core.path(&lab(), &id(1), PathRule::Direct).0, PathKind::None);
     assert_eq!(bench.core.connection(relayed).unwrap().networks, BTreeSet::from([lab()]));
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use hive_protocol::{PeerRecord, peer::Range, peer::RangeContent};
+use hive_protocol::{PathRule, PeerRecord, peer::Range, peer::RangeContent};
 
 use libp2p_identity::ed25519;
 
@@ -61,9 +61,9 @@ fn a_path_to_where_a_member_is_goes_before_one_to_where_it_was() {
     let (new, address) = (ConnId(99), "/ip4/10.0.0.77/tcp/4180".parse().unwrap());
     bench.tell(Event::Connected { conn: new, peer: id(1), dialled: false, relayed: false, address });
     bench.tell(Event::Joined { conn: new, network: lab(), secret: secret(1) });
-    assert_eq!(bench.core.routes().path(&lab(), &id(1)), Some(old));
+    assert_eq!(bench.core.routes().path(&lab(), &id(1), PathRule::Any), Some(old));
     bench.hear_record(new, signed(1, &PeerRecord { seq: START + 6, ..at("/ip4/10.0.0.77/tcp/4180") }));
-    assert_eq!(bench.core.routes().path(&lab(), &id(1)), Some(new));
+    assert_eq!(bench.core.routes().path(&lab(), &id(1), PathRule::Any), Some(new));
 }
 
 /// What `count` nodes that nobody knows say of themselves, from the `first` on.

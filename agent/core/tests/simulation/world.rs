@@ -350,7 +350,7 @@ impl World {
             Output::RoutesChanged | Output::SessionEnded { .. } | Output::ServeRelay { .. } => {}
             Output::Reserve { relay, .. } => self.tell(node, Event::Reserved { relay }),
             // The simulated network has no NATs: every node is dialled directly.
-            Output::Unreserve { .. } | Output::Punch { .. } => {}
+            Output::Unreserve { .. } | Output::Punch { .. } | Output::Upgrade { .. } | Output::Probe { .. } => {}
         }
     }
 

@@ -22,6 +22,7 @@ fn spec(id: u64, sni: &str) -> Arc<ProxySpec> {
         key_prefix: None,
         sni: Some(sni.parse().unwrap()),
         ssh: None,
+        path_rule: None,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use hive_protocol::{Direction, PathKind, ProxyInfo, ProxyState};
+use hive_protocol::{Direction, PathKind, PathRule, ProxyInfo, ProxyState};
 
 use crate::{
     format::bytes,
@@ -36,7 +36,7 @@ fn cells(proxy: &ProxyInfo) -> [Cell; 9] {
         tunnel(proxy).into(),
         proxy.network.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string).into(),
         state(proxy),
-        path(proxy.path),
+        path(proxy.path, proxy.path_rule),
         format!("{} of {}", proxy.streams, proxy.streams_total).into(),
         bytes(proxy.bytes_in).into(),
         bytes(proxy.bytes_out).into(),
@@ -70,12 +70,15 @@ fn state(proxy: &ProxyInfo) -> Cell {
     Cell::new(if proxy.temporary { format!("{text}, temporary") } else { text.to_owned() }, style)
 }
 
-fn path(path: PathKind) -> Cell {
-    match path {
-        PathKind::Direct | PathKind::This => Cell::new("direct", Style::Good),
-        PathKind::Relayed => Cell::new("relayed", Style::Fair),
-        PathKind::None => Cell::new("none", Style::Dim),
-    }
+/// The path of the moment, and which one alone would be taken.
+fn path(path: PathKind, rule: Option<PathRule>) -> Cell {
+    let (text, style) = match path {
+        PathKind::Direct | PathKind::This => ("direct", Style::Good),
+        PathKind::Relayed => ("relayed", Style::Fair),
+        PathKind::None => ("none", Style::Dim),
+    };
+    let only = rule.filter(|rule| *rule != PathRule::Any).map(|rule| format!(" ({rule} only)")).unwrap_or_default();
+    Cell::new(format!("{text}{only}"), style)
 }
 
 #[cfg(test)]
@@ -109,6 +112,7 @@ mod tests {
             last_error: None,
             sni: None,
             ssh: None,
+            path_rule: Some(PathRule::Any),
         }
     }
 
@@ -123,13 +127,14 @@ mod tests {
             last_error: Some("[::1]:8080 refused the connection".into()),
             ..proxy()
         };
-        let paused = ProxyInfo { id: 13, enabled: false, temporary: true, ..proxy() };
+        let path_rule = Some(PathRule::Direct);
+        let paused = ProxyInfo { id: 13, enabled: false, temporary: true, path_rule, ..proxy() };
         let expected = "\
-id  direction  tunnel                    network  state                path    streams  in       out
-1   egress     127.0.0.1:8080 → shed:80  home     connected            direct  2 of 14  1.0 MiB  3.4 KiB
-12  ingress    [::1]:8080 ← shed:80      home     failed               none    2 of 14  1.0 MiB  3.4 KiB
+id  direction  tunnel                    network  state                path                  streams  in       out
+1   egress     127.0.0.1:8080 → shed:80  home     connected            direct                2 of 14  1.0 MiB  3.4 KiB
+12  ingress    [::1]:8080 ← shed:80      home     failed               none                  2 of 14  1.0 MiB  3.4 KiB
     error: [::1]:8080 refused the connection
-13  egress     127.0.0.1:8080 → shed:80  home     disabled, temporary  direct  2 of 14  1.0 MiB  3.4 KiB
+13  egress     127.0.0.1:8080 → shed:80  home     disabled, temporary  direct (direct only)  2 of 14  1.0 MiB  3.4 KiB
 ";
         assert_eq!(table(&[proxy(), failed, paused]).render(false), expected);
     }

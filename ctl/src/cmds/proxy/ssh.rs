@@ -57,6 +57,7 @@ pub fn server(login: SshLogin, port: u16, temporary: bool) -> ProxyRequest {
         resume: None,
         sni: None,
         ssh: Some(login),
+        path_rule: None,
     }
 }
 
@@ -64,9 +65,10 @@ fn check(args: &Proxy) -> Result<()> {
     if args.direction != Some(Direction::Egress) || args.origin.is_some() || args.host.is_some() {
         return Err(Error::usage("--kind ssh goes with --direction egress, --target USER:PASSWORD and --port PORT"));
     }
-    if args.tls.is_some() || args.key_prefix.is_some() || args.sni.is_some() || args.resume.is_some() {
+    let tls = args.tls.is_some() || args.key_prefix.is_some() || args.sni.is_some();
+    if tls || args.resume.is_some() || args.path.is_some() {
         return Err(Error::usage(
-            "--kind ssh goes with none of --tls, --sni and --resume: the connection ends at the node",
+            "--kind ssh goes with none of --tls, --sni, --resume and --path: the connection ends at the node",
         ));
     }
     Ok(())

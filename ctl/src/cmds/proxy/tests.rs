@@ -30,8 +30,11 @@ fn the_flags_of_the_original_make_requests() {
         key_prefix: None,
         sni: None,
         ssh: None,
+        path_rule: None,
     };
     assert_eq!(egress, expected);
+    let direct = flags("--direction egress --target shed:80 --port 8080 --path direct").unwrap();
+    assert_eq!(direct.path_rule, Some(PathRule::Direct));
     let ingress = flags("--direction ingress --origin laptop:8080 --port 80 --host db.lan --temporary").unwrap();
     let changes =
         ProxyRequest { direction: Direction::Ingress, port: 80, peer: "laptop".into(), peer_port: 8080, ..expected };
@@ -54,6 +57,7 @@ fn what_does_not_fit_together_is_a_usage_error() {
         "--direction sideways --target shed:80 --port 80",
         "--direction egress --target shed --port 80",
         "--direction egress --target shed:80 --port 0",
+        "--direction egress --target shed:80 --port 8080 --path fast",
     ] {
         assert_eq!(flags(line).unwrap_err().status, Status::Usage, "{line}");
     }
