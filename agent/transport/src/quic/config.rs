@@ -59,7 +59,7 @@ impl Config {
         let mut server = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls.server())?));
         // A NAT may give a client another port at any time.
         server.transport_config(transport).migration(true);
-        let runtime = Arc::new(Runtime(options.executor));
+        let runtime = Arc::new(Runtime);
         let endpoint = endpoint(identity);
         Ok(Self { client, server, endpoint, runtime, handshake_timeout: options.handshake_timeout })
     }
