@@ -112,7 +112,7 @@ pub fn run(options: &Options) -> Result<(), Error> {
     let settings = options.settings()?;
     // The store's folder is locked first: everything after this is this agent's alone.
     let store = Arc::new(Store::open(&settings.state)?);
-    match (exec::run(serve(settings, store, place.clone()))?, place) {
+    match (exec::run(serve(settings, store, place.clone()))??, place) {
         (Why::Update, Some(place)) => Err(update::exec(&place).into()),
         _ => Ok(()),
     }

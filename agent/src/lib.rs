@@ -44,8 +44,6 @@ use std::sync::LazyLock;
 
 use hive_protocol::build::Build;
 
-pub use exec::run as block_on;
-
 /// By this mark a node that is offered this binary knows what it is.
 static MARK: &str = hive_protocol::build_mark!(env!("CARGO_PKG_VERSION"), env!("HIVE_TARGET"), env!("HIVE_COMMIT"));
 

@@ -22,8 +22,7 @@ const DEFAULT_FILTER: &str = "info,libp2p=warn,quinn_udp=error,hive_transport=in
 static RING: Ring = Ring::new();
 
 /// Libraries that say much at these levels, and little that anybody but their authors understands.
-const QUIETER: &str =
-    "libp2p=info,multistream_select=info,yamux=info,quinn=info,rustls=info,polling=info,async_io=info,netlink=info";
+const QUIETER: &str = "libp2p=warn,tracing=warn,multistream_select=info,yamux=info,quinn=info,rustls=info,polling=info,async_io=info,netlink=info";
 const VARIABLE: &str = "RUST_LOG";
 
 /// Starts logging; `filter` goes before the environment. A second call changes nothing.
@@ -214,7 +213,7 @@ mod tests {
             assert!(check(bad).is_err(), "{bad}");
         }
         assert!(check("info,banana").unwrap_err().starts_with("`banana`"));
-        assert!(completed("debug".into()).starts_with("debug,libp2p=info"));
+        assert!(completed("debug".into()).starts_with("debug,libp2p=warn"));
         assert_eq!(completed("libp2p_swarm=debug".into()), "libp2p_swarm=debug");
     }
 

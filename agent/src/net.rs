@@ -10,7 +10,6 @@ use hive_protocol::{CONTROL_PROTOCOL, JOIN_PROTOCOL, NodeId, PEERS_PROTOCOL, PUN
 use hive_transport::{
     autonat::{DIAL_BACK, DIAL_REQUEST},
     board, bulk, limits, relay, streams, tls,
-    upgrade::Executor,
 };
 use libp2p::{
     Multiaddr, StreamProtocol, Swarm, TransportError, identify,
@@ -88,13 +87,12 @@ impl Net {
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT)),
         };
-        let executor: Executor = |task| crate::exec::spawn(task).detach();
         let (bulk, sockets) = smol::channel::bounded(BULK_SOCKETS);
-        let options = hive_transport::Options { executor, bulk: Some(bulk), ..Default::default() };
+        let options = hive_transport::Options { bulk: Some(bulk), ..Default::default() };
         let transport = hive_transport::transport_beside(circuits_transport, key, &options)?;
-        let swarm = hive_transport::swarm_over(transport, local, &options, behaviour);
+        let swarm = hive_transport::swarm_over(transport, local, behaviour);
         let tls = tls::Config::new(key).and_then(|tls| tls.for_bulk()).map_err(hive_transport::Error::from)?;
-        let acceptor = bulk::Acceptor::new(tls.clone(), sockets, bulk::Limits::default(), executor);
+        let acceptor = bulk::Acceptor::new(tls.clone(), sockets, bulk::Limits::default());
         Ok(Self { swarm, handles: Handles { streams: control, registry, tls }, incoming, acceptor })
     }
 }

@@ -21,11 +21,11 @@ use std::{
     time::Duration,
 };
 
-use async_io::Async;
 use hive_protocol::{
     ProxySpec, SshHost, SshLogin,
     message::{Failure, FailureCode},
 };
+use hive_transport::source::Source;
 use minicbor::bytes::ByteArray;
 use russh::{
     Preferred, SshId, kex,
@@ -105,7 +105,7 @@ impl Server {
     }
 
     /// Serves one connection to its end.
-    pub async fn serve(&self, node: &Handle, spec: &ProxySpec, socket: Async<TcpStream>) {
+    pub async fn serve(&self, node: &Handle, spec: &ProxySpec, socket: Source<TcpStream>) {
         let counters = node.tunnels.counters(spec.id);
         let Some(entry) = node.tunnels.enter(spec, None, Duration::ZERO, &node.routes) else { return };
         let (Some(login), Some(key)) = (spec.ssh.as_ref(), self.0.key.get()) else { return };
@@ -147,7 +147,7 @@ async fn left<T>(entry: &crate::tunnel::Entry) -> Option<T> {
 }
 
 /// A client that vanished is noticed, however quiet a shell may be. A tunnel notices by itself.
-fn keep_alive(socket: &Async<TcpStream>) {
+fn keep_alive(socket: &Source<TcpStream>) {
     if let Err(e) = rustix::net::sockopt::set_socket_keepalive(socket, true) {
         log::debug!("no keepalive: {e}");
     }

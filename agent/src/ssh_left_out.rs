@@ -2,11 +2,11 @@
 
 use std::{net::TcpStream, sync::Arc};
 
-use async_io::Async;
 use hive_protocol::{
     ProxySpec, SshHost, SshLogin,
     message::{Failure, FailureCode},
 };
+use hive_transport::source::Source;
 
 use crate::{
     node::Handle,
@@ -36,5 +36,5 @@ impl Server {
 
     /// Closes the connection.
     #[expect(clippy::unused_async, reason = "the server in whose place this is waits")]
-    pub async fn serve(&self, _: &Handle, _: &ProxySpec, _: Async<TcpStream>) {}
+    pub async fn serve(&self, _: &Handle, _: &ProxySpec, _: Source<TcpStream>) {}
 }

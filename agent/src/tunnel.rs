@@ -25,11 +25,12 @@ pub mod waiting;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::fd::AsFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use async_io::{Async, Timer};
+use async_io::Timer;
 use event_listener::Event;
 use hive_core::{ConnId, Epoch, Routes, Standing};
 use hive_protocol::{Direction, NetworkName, NodeId, PathRule, ProxyId, ProxySpec, TunnelCounts};
@@ -285,7 +286,7 @@ impl Live {
 }
 
 /// Makes closing the socket send RST instead of FIN (SO_LINGER with zero seconds, `socket(7)`).
-pub fn abort(socket: &Async<std::net::TcpStream>) {
+pub fn abort(socket: &impl AsFd) {
     if let Err(e) = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO)) {
         log::debug!("cannot abort a connection: {e}");
     }

@@ -38,8 +38,12 @@ pub struct Tunnel {
 impl Pair {
     /// Starts both on hosts of their own and registers one at the other.
     pub fn start(lab: &Lab) -> Pair {
-        let near = Node::start(&lab.host("near"), options());
-        let far = Node::start(&lab.host("far"), options());
+        Pair::start_with(lab, ["near", "far"], options)
+    }
+
+    /// The same with names and options of one's own.
+    pub fn start_with(lab: &Lab, names: [&str; 2], options: impl Fn() -> Options) -> Pair {
+        let [near, far] = names.map(|name| Node::start(&lab.host(name), options()));
         near.register(&far, NETWORK);
         let pair = Pair { near, far };
         pair.wait_until_connected();

@@ -233,10 +233,10 @@ impl Connections {
         }
     }
 
-    /// A peer dials over a relay only when it has no direct connection: those that this end still has lead nowhere, but
-    /// for one that was being made meanwhile. Says whether there are any.
+    /// A peer dials only when it has no connection: those that this end still has lead nowhere, but for one that was being
+    /// made meanwhile. Says whether there are any.
     pub fn come_round(&mut self, peer: &NodeId, now: Duration) -> bool {
-        let old = |c: &&mut Connection| c.peer == *peer && !c.relayed && c.since + MEANWHILE < now;
+        let old = |c: &&mut Connection| c.peer == *peer && c.since + MEANWHILE < now;
         self.all.values_mut().filter(old).map(|connection| connection.left_behind = true).count() > 0
     }
 

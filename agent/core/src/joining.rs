@@ -31,7 +31,7 @@ impl Core {
             self.close(conn, "connected to itself");
             return;
         }
-        if relayed && !dialled {
+        if !dialled && (relayed || !self.reach.is_punching(&peer, now.mono)) {
             self.routes_changed |= self.connections.come_round(&peer, now.mono);
         }
         self.path.connected(&peer, dialled, relayed, now.mono);

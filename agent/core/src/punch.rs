@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_comes_over_a_relay_has_lost_its_direct_path() {
+    fn a_peer_that_dials_again_has_lost_what_it_had() {
         let mut bench = Bench::new();
         let direct = bench.member(1);
         let young = relayed_member(&mut bench, false);
@@ -143,6 +143,9 @@ mod tests {
         bench.pass(secs(30));
         let relayed = relayed_member(&mut bench, false);
         assert_eq!((path(&bench), punches(&bench)), (Some(relayed), 1));
+        bench.pass(secs(30));
+        let again = relayed_member(&mut bench, false);
+        assert_eq!(path(&bench), Some(again), "the circuit before is as dead");
     }
 
     #[test]

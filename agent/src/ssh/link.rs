@@ -18,8 +18,9 @@ use std::{
     time::Duration,
 };
 
-use async_io::{Async, Timer};
+use async_io::Timer;
 use futures::io::{AsyncRead, AsyncWrite};
+use hive_transport::source::Source;
 use tokio::io::ReadBuf;
 
 use super::{KEYS_TIME, LOGIN_TIME, WINDOW, strangers::Place};
@@ -115,7 +116,7 @@ impl Link {
 
 /// The socket for `russh`: it ends when nobody has logged in by the deadline, and counts.
 pub struct Socket {
-    inner: Arc<Async<TcpStream>>,
+    inner: Arc<Source<TcpStream>>,
     link: Arc<Link>,
     counters: Arc<Counters>,
     deadline: Option<Timer>,
@@ -124,7 +125,7 @@ pub struct Socket {
 
 impl Socket {
     /// A socket on which somebody agrees on keys, and then logs in, in time.
-    pub fn new(inner: Arc<Async<TcpStream>>, link: Arc<Link>, counters: Arc<Counters>) -> Self {
+    pub fn new(inner: Arc<Source<TcpStream>>, link: Arc<Link>, counters: Arc<Counters>) -> Self {
         Self { inner, link, counters, deadline: Some(Timer::after(KEYS_TIME)), pause: None }
     }
 

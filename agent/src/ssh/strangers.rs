@@ -11,9 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_io::{Async, Timer};
+use async_io::Timer;
 use event_listener::Event;
 use hive_transport::limits::Prefix;
+use hive_transport::source::{Side, Source};
 use smol::{
     channel::{self, Receiver, Sender},
     future::or,
@@ -82,7 +83,7 @@ impl Leave {
 
 impl Strangers {
     /// A place for a client, as soon as there is one; none where it has left before.
-    pub async fn enter(self: &Arc<Self>, from: Prefix, socket: &Async<TcpStream>) -> Option<(Place, Leave)> {
+    pub async fn enter(self: &Arc<Self>, from: Prefix, socket: &Source<TcpStream>) -> Option<(Place, Leave)> {
         loop {
             let changed = self.changed.listen();
             let speaks = match socket.get_ref().peek(&mut [0]) {
@@ -98,7 +99,7 @@ impl Strangers {
                 Timer::at(room_at).await;
             };
             let speech = async {
-                if speaks || socket.readable().await.is_err() {
+                if speaks || socket.io(Side::Read, |socket| socket.peek(&mut [0])).await.is_err() {
                     std::future::pending::<()>().await;
                 }
             };

@@ -10,7 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_io::{Async, Timer};
+use async_io::Timer;
+use hive_transport::source::Source;
 use smol::lock::{Semaphore, SemaphoreGuardArc};
 
 /// Pauses after a failed accept: the kernel keeps the connection queued, so trying at once would spin.
@@ -21,7 +22,7 @@ const QUIET: Duration = Duration::from_secs(60);
 
 /// A listening socket and the places for its connections.
 pub struct Acceptor {
-    socket: Async<TcpListener>,
+    socket: Source<TcpListener>,
     /// What listens, for the log.
     name: String,
     places: Arc<Semaphore>,
@@ -35,13 +36,13 @@ pub type Place = SemaphoreGuardArc;
 
 impl Acceptor {
     /// Takes at most `places` connections at once.
-    pub fn new(socket: Async<TcpListener>, name: String, places: usize) -> Self {
+    pub fn new(socket: Source<TcpListener>, name: String, places: usize) -> Self {
         let places = Arc::new(Semaphore::new(places));
         Self { socket, name, places, pause: FIRST_PAUSE, full: Rarely::default(), failing: Rarely::default() }
     }
 
     /// The next connection, however long it takes.
-    pub async fn next(&mut self) -> (Async<TcpStream>, Place) {
+    pub async fn next(&mut self) -> (Source<TcpStream>, Place) {
         let place = self.place().await;
         loop {
             match self.socket.accept().await {
@@ -111,7 +112,7 @@ mod tests {
     use super::*;
 
     fn acceptor(places: usize) -> (Acceptor, SocketAddr) {
-        let socket = Async::<TcpListener>::bind(([127, 0, 0, 1], 0)).unwrap();
+        let socket = Source::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = socket.get_ref().local_addr().unwrap();
         (Acceptor::new(socket, "test".to_owned(), places), address)
     }

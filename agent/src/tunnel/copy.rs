@@ -8,20 +8,18 @@
 
 pub mod frames;
 
-use std::{
-    future::Future,
-    io::{self, Read},
-    net::{Shutdown, TcpStream},
-    time::Duration,
-};
+use std::{future::Future, future::poll_fn, io, net::TcpStream, task::ready, time::Duration};
 
-use async_io::{Async, Timer};
+use async_io::Timer;
 use futures::{
     AsyncReadExt, AsyncWriteExt,
     io::{AsyncRead, AsyncWrite},
 };
 use hive_protocol::tunnel::{DATA_MAX, HEADER_LEN, Kind};
-use hive_transport::buffers::Buffer;
+use hive_transport::{
+    buffers::Buffer,
+    source::{Side, Source},
+};
 use smol::future::{or, try_zip};
 
 use super::{Counters, abort, memory};
@@ -54,7 +52,7 @@ pub enum Broken {
 ///
 /// Local bytes are sent at once, whether or not the peer has answered yet.
 pub async fn run<R, W>(
-    local: Async<TcpStream>,
+    local: Source<TcpStream>,
     (mut reader, writer): (R, W),
     counters: &Counters,
     ended: impl Future<Output = ()>,
@@ -76,7 +74,7 @@ where
 }
 
 /// Closes both sides in the way the outcome asks for.
-async fn finish(local: Async<TcpStream>, writer: &mut Writer<impl AsyncWrite + Unpin>, outcome: &Result<(), Broken>) {
+async fn finish(local: Source<TcpStream>, writer: &mut Writer<impl AsyncWrite + Unpin>, outcome: &Result<(), Broken>) {
     let last_words = async {
         match outcome {
             Ok(()) => writer.close().await,
@@ -94,7 +92,7 @@ async fn finish(local: Async<TcpStream>, writer: &mut Writer<impl AsyncWrite + U
 
 /// Local bytes to DATA frames, the local FIN to EOF.
 async fn to_peer(
-    local: &Async<TcpStream>,
+    local: &Source<TcpStream>,
     writer: &mut Writer<impl AsyncWrite + Unpin>,
     counters: &Counters,
 ) -> Result<(), Broken> {
@@ -115,7 +113,7 @@ async fn to_peer(
 /// Its RST is asked for now and then: to wait until the socket is readable would return at once, again and again, as
 /// long as bytes that cannot be passed on lie in it, and no other event tells of an error alone.
 async fn while_local_lives(
-    local: &Async<TcpStream>,
+    local: &Source<TcpStream>,
     write: impl Future<Output = io::Result<()>>,
 ) -> Result<(), Broken> {
     let aborted = async {
@@ -130,24 +128,19 @@ async fn while_local_lives(
 }
 
 /// What the local socket has, behind room for a header. While there is nothing, no buffer is held.
-async fn read_some(local: &Async<TcpStream>) -> io::Result<(Buffer, usize)> {
-    loop {
+async fn read_some(local: &Source<TcpStream>) -> io::Result<(Buffer, usize)> {
+    poll_fn(|cx| {
+        ready!(local.poll_ready(Side::Read, cx))?;
         let mut buffer = memory::frame_buffer();
-        match local.get_ref().read(&mut buffer[HEADER_LEN..]) {
-            Ok(len) => return Ok((buffer, len)),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e),
-        }
-        drop(buffer);
-        local.readable().await?;
-    }
+        local.poll_read(cx, &mut buffer[HEADER_LEN..]).map_ok(|len| (buffer, len))
+    })
+    .await
 }
 
 /// Frames to local bytes, EOF to a FIN.
 async fn to_local(
     reader: &mut (impl AsyncRead + Unpin),
-    local: &Async<TcpStream>,
+    local: &Source<TcpStream>,
     counters: &Counters,
 ) -> Result<(), Broken> {
     let mut received = 0;
@@ -164,7 +157,7 @@ async fn to_local(
                 if announced != received {
                     return Err(CarrierError::Count { announced, received }.into());
                 }
-                return local.get_ref().shutdown(Shutdown::Write).or_else(ignore_not_connected).map_err(Broken::Local);
+                return local.end().map_err(Broken::Local);
             }
             Kind::Reset => return Err(Broken::Remote),
             other => return Err(CarrierError::Unexpected(other).into()),
@@ -173,7 +166,7 @@ async fn to_local(
 }
 
 /// Writes one DATA frame's payload as it comes in, without waiting for all of it.
-async fn pass_on(reader: &mut (impl AsyncRead + Unpin), local: &Async<TcpStream>, len: usize) -> Result<(), Broken> {
+async fn pass_on(reader: &mut (impl AsyncRead + Unpin), local: &Source<TcpStream>, len: usize) -> Result<(), Broken> {
     let mut buffer = memory::frame_buffer();
     let mut socket = local;
     let mut left = len.min(DATA_MAX);
@@ -186,11 +179,6 @@ async fn pass_on(reader: &mut (impl AsyncRead + Unpin), local: &Async<TcpStream>
         left -= got;
     }
     Ok(())
-}
-
-/// The application closed its socket for good before our FIN: nothing is left to end.
-fn ignore_not_connected(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(error) }
 }
 
 #[cfg(test)]
@@ -283,10 +271,12 @@ mod tests {
         }
     }
 
-    fn connected() -> (TcpStream, Async<TcpStream>) {
+    fn connected() -> (TcpStream, Source<TcpStream>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let application = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (application, Async::new(listener.accept().unwrap().0).unwrap())
+        let local = listener.accept().unwrap().0;
+        local.set_nonblocking(true).unwrap();
+        (application, Source::new(local).unwrap())
     }
 
     #[test]

@@ -7,13 +7,12 @@ use std::{
     time::Duration,
 };
 
-use async_io::Async;
 use hive_core::{ConnId, share::share};
 use hive_protocol::{
     KeyPrefix, NetworkName, NodeId, PathRule, ProxySpec,
     tunnel::{self, Header, Kind, Open, Refusal, RefuseReason, Resume},
 };
-use hive_transport::{bulk::Accepted, streams::Stream};
+use hive_transport::{bulk::Accepted, source::Source, streams::Stream};
 use smol::future::or;
 
 use super::{
@@ -305,7 +304,7 @@ async fn come_back(session: &Session, place: &Place, entry: &Entry) -> Result<Ar
 const UNRESOLVED: &str = "cannot be resolved";
 
 /// Connects to a local target by name or address.
-pub async fn connect(host: &str, port: u16) -> Result<Async<TcpStream>, String> {
+pub async fn connect(host: &str, port: u16) -> Result<Source<TcpStream>, String> {
     let what = |why: String| format!("the target {host}:{port} {why}");
     let attempt = async {
         let found = async_net::resolve((host, port)).await.map_err(|e| what(format!("{UNRESOLVED}: {e}")))?;
@@ -322,8 +321,8 @@ pub async fn connect(host: &str, port: u16) -> Result<Async<TcpStream>, String> 
     within(CONNECT_TIMEOUT, attempt).await.unwrap_or_else(late)
 }
 
-async fn connect_to(address: SocketAddr) -> std::io::Result<Async<TcpStream>> {
-    let socket = Async::<TcpStream>::connect(address).await?;
+async fn connect_to(address: SocketAddr) -> std::io::Result<Source<TcpStream>> {
+    let socket = Source::connect(address).await?;
     socket.get_ref().set_nodelay(true)?;
     Ok(socket)
 }

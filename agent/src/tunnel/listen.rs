@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use async_io::{Async, Timer};
+use async_io::Timer;
 use hive_core::{
     ConnId, Routes,
     stream::attempts::{First, Seeker},
@@ -21,6 +21,7 @@ use hive_protocol::{
     DEFAULT_RESUME, Direction, KeyPrefix, ProxyKind, ProxySpec, Remote, TUNNEL_PROTOCOL,
     tunnel::{self, Kind, Open, Refusal, RefuseReason, Resume},
 };
+use hive_transport::source::Source;
 use libp2p::StreamProtocol;
 use smol::{Task, future::or};
 
@@ -59,7 +60,7 @@ type Group = Vec<Arc<ProxySpec>>;
 
 /// Sockets bound before their proxy existed, so that a port that is taken is an answer and not a later surprise.
 #[derive(Clone, Default)]
-pub struct Prepared(Arc<Mutex<BTreeMap<SocketAddr, Async<TcpListener>>>>);
+pub struct Prepared(Arc<Mutex<BTreeMap<SocketAddr, Source<TcpListener>>>>);
 
 impl Prepared {
     /// Binds now what a proxy is about to listen on; answers the address, with the port found where it was 0.
@@ -71,7 +72,7 @@ impl Prepared {
     }
 
     /// The socket bound before, if any.
-    pub fn take(&self, address: SocketAddr) -> Option<Async<TcpListener>> {
+    pub fn take(&self, address: SocketAddr) -> Option<Source<TcpListener>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&address)
     }
 }
@@ -113,7 +114,7 @@ pub fn address(spec: &ProxySpec) -> SocketAddr {
     SocketAddr::new(spec.bind, spec.port)
 }
 
-async fn listen(node: Handle, address: SocketAddr, group: Arc<Watched<Group>>, prepared: Option<Async<TcpListener>>) {
+async fn listen(node: Handle, address: SocketAddr, group: Arc<Watched<Group>>, prepared: Option<Source<TcpListener>>) {
     let socket = match prepared {
         Some(socket) => socket,
         None => bind(&node, address, &group).await,
@@ -128,8 +129,8 @@ async fn listen(node: Handle, address: SocketAddr, group: Arc<Watched<Group>>, p
 }
 
 /// Binds a port, with room for a burst of connections before the first is taken.
-fn open_port(address: SocketAddr) -> io::Result<Async<TcpListener>> {
-    let socket = Async::<TcpListener>::bind(address)?;
+fn open_port(address: SocketAddr) -> io::Result<Source<TcpListener>> {
+    let socket = Source::bind(address)?;
     // A second `listen` only changes the queue's length; the standard library asks for 128.
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
@@ -147,7 +148,7 @@ fn names(group: &[Arc<ProxySpec>]) -> String {
 }
 
 /// Binds, however long it takes.
-async fn bind(node: &Handle, address: SocketAddr, group: &Watched<Group>) -> Async<TcpListener> {
+async fn bind(node: &Handle, address: SocketAddr, group: &Watched<Group>) -> Source<TcpListener> {
     let mut told = false;
     loop {
         match open_port(address) {
@@ -164,7 +165,7 @@ async fn bind(node: &Handle, address: SocketAddr, group: &Watched<Group>) -> Asy
 }
 
 /// A connection from outside: to the proxy it is for, through TLS where that ends here.
-async fn accepted(node: Handle, group: Arc<Group>, local: Async<TcpStream>, _place: Place) {
+async fn accepted(node: Handle, group: Arc<Group>, local: Source<TcpStream>, _place: Place) {
     if let Err(e) = local.get_ref().set_nodelay(true) {
         log::debug!("no TCP_NODELAY: {e}");
     }
@@ -183,7 +184,7 @@ async fn accepted(node: Handle, group: Arc<Group>, local: Async<TcpStream>, _pla
 }
 
 /// TLS ends here: what it held goes on as a connection of its own.
-async fn terminated(node: &Handle, spec: &Arc<ProxySpec>, prefix: &KeyPrefix, client: Async<TcpStream>) {
+async fn terminated(node: &Handle, spec: &Arc<ProxySpec>, prefix: &KeyPrefix, client: Source<TcpStream>) {
     let onward = (node.clone(), spec.clone());
     let connect: tls::Connect = Box::new(move || {
         let (node, spec) = onward.clone();

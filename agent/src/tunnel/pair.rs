@@ -15,8 +15,8 @@ use std::{
     task::{Context, Poll},
 };
 
-use async_io::Async;
 use futures::io::{AsyncRead, AsyncWrite};
+use hive_transport::source::Source;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smol::channel::{self, Receiver, Sender};
 
@@ -26,7 +26,7 @@ use super::abort;
 /// network is one, too, whose other end needs no words.
 pub struct Outer {
     /// The socket. (It is a Unix socket; reading, writing and shutting down are the same.)
-    pub socket: Async<TcpStream>,
+    pub socket: Source<TcpStream>,
     /// Tells that the other end aborted.
     pub cut: Cut,
 }
@@ -37,8 +37,8 @@ pub struct Cut {
     regular: Option<Sender<()>>,
 }
 
-impl From<Async<TcpStream>> for Outer {
-    fn from(socket: Async<TcpStream>) -> Self {
+impl From<Source<TcpStream>> for Outer {
+    fn from(socket: Source<TcpStream>) -> Self {
         Self { socket, cut: Cut { aborted: channel::bounded(1).1, regular: None } }
     }
 }
@@ -63,7 +63,7 @@ impl Cut {
 /// A connection that can be ended, aborted, and asked how its peer left it: one end of a pair, or a connection of the
 /// network.
 pub struct Inner {
-    socket: Async<TcpStream>,
+    socket: Source<TcpStream>,
     pair: Option<Words>,
 }
 
@@ -76,14 +76,17 @@ struct Words {
 /// Makes a pair.
 pub fn pair() -> io::Result<(Outer, Inner)> {
     let (outer, inner) = UnixStream::pair()?;
-    let socket = |stream| Async::new(TcpStream::from(OwnedFd::from(stream)));
+    let socket = |stream: UnixStream| {
+        stream.set_nonblocking(true)?;
+        Source::new(TcpStream::from(OwnedFd::from(stream)))
+    };
     let ((abort, aborted), (end, regular)) = (channel::bounded(1), channel::bounded(1));
     let outer = Outer { socket: socket(outer)?, cut: Cut { aborted, regular: Some(end) } };
     Ok((outer, Inner { socket: socket(inner)?, pair: Some(Words { abort, regular }) }))
 }
 
-impl From<Async<TcpStream>> for Inner {
-    fn from(socket: Async<TcpStream>) -> Self {
+impl From<Source<TcpStream>> for Inner {
+    fn from(socket: Source<TcpStream>) -> Self {
         Self { socket, pair: None }
     }
 }
@@ -123,13 +126,13 @@ impl Inner {
 
 impl AsyncRead for &Inner {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut &self.socket).poll_read(cx, buf)
+        self.socket.poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for &Inner {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut &self.socket).poll_write(cx, buf)
+        self.socket.poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -137,11 +140,11 @@ impl AsyncWrite for &Inner {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut &self.socket).poll_write_vectored(cx, bufs)
+        self.socket.poll_write_vectored(cx, bufs)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut &self.socket).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -10,7 +10,7 @@ mod outbound;
 use std::{
     future::{Future, pending, poll_fn},
     io::{self, IoSlice, Write},
-    net::{Shutdown, TcpStream},
+    net::TcpStream,
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -20,9 +20,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_io::{Async, Timer};
+use async_io::Timer;
 use hive_core::stream::{Stream, Violation, window::Window};
 use hive_protocol::tunnel::{Header, Kind};
+use hive_transport::source::{Side, Source};
 use smol::future::{or, yield_now};
 
 use super::{
@@ -42,7 +43,7 @@ const SLICES: usize = 10;
 
 /// One tunnelled connection at one of its ends.
 pub struct Session {
-    local: Async<TcpStream>,
+    local: Source<TcpStream>,
     cut: Cut,
     state: Mutex<State>,
     /// Seconds for which it may be without a carrier: asked for, then granted.
@@ -244,18 +245,11 @@ impl Session {
             if reader.is_empty() {
                 reader.fill().await?;
             }
-            match reader.with_slices(|slices| write_some(&self.local, slices, left)) {
-                Ok(written) => {
-                    self.state().stream.incoming.deliver(written)?;
-                    self.counters.received(written);
-                    left -= written;
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    poll_fn(|cx| self.local.poll_writable(cx)).await.map_err(Broken::Local)?;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Broken::Local(e)),
-            }
+            let write = |local: &TcpStream| reader.with_slices(|slices| write_some(local, slices, left));
+            let written = self.local.io(Side::Write, write).await.map_err(Broken::Local)?;
+            self.state().stream.incoming.deliver(written)?;
+            self.counters.received(written);
+            left -= written;
         }
         Ok(())
     }
@@ -275,7 +269,7 @@ impl Session {
         if !self.is_lasting() {
             state.stream.incoming.acknowledged();
         }
-        self.local.get_ref().shutdown(Shutdown::Write).or_else(ignore_not_connected).map_err(Broken::Local)
+        self.local.end().map_err(Broken::Local)
     }
 
     fn acknowledged(&self, count: u64) -> Result<(), Broken> {
@@ -290,7 +284,7 @@ impl Session {
 }
 
 /// One write of at most `most` bytes to the application, from several slices.
-fn write_some(local: &Async<TcpStream>, slices: &mut dyn Iterator<Item = &[u8]>, mut most: usize) -> io::Result<usize> {
+fn write_some(mut local: &TcpStream, slices: &mut dyn Iterator<Item = &[u8]>, mut most: usize) -> io::Result<usize> {
     let mut gathered = [IoSlice::new(&[]); SLICES];
     let mut count = 0;
     for slice in slices.take(SLICES) {
@@ -302,12 +296,7 @@ fn write_some(local: &Async<TcpStream>, slices: &mut dyn Iterator<Item = &[u8]>,
         gathered[count] = IoSlice::new(slice);
         count += 1;
     }
-    local.get_ref().write_vectored(&gathered[..count])
-}
-
-/// The application closed its socket for good before our FIN: nothing is left to end.
-fn ignore_not_connected(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(error) }
+    local.write_vectored(&gathered[..count])
 }
 
 #[cfg(test)]

@@ -3,16 +3,12 @@
 //! Nothing is decrypted and nothing taken: the ClientHello is looked at where it lies in the socket, and the proxy
 //! carries it on with the rest. A client may be hostile: what it sends first is bounded in size and time.
 
-use std::{
-    io,
-    net::{Shutdown, TcpStream},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::TcpStream, sync::Arc, time::Duration};
 
-use async_io::{Async, Timer};
+use async_io::Timer;
 use futures::AsyncWriteExt;
 use hive_protocol::ProxySpec;
+use hive_transport::source::{Side, Source};
 use rustls::server::Acceptor;
 
 use super::alert::{self, Alert};
@@ -49,7 +45,7 @@ pub enum SniError {
 }
 
 /// The proxy that a connection is for. One that is for none is told so by a TLS alert and ended.
-pub async fn route(client: &Async<TcpStream>, group: &[Arc<ProxySpec>]) -> Result<Arc<ProxySpec>, SniError> {
+pub async fn route(client: &Source<TcpStream>, group: &[Arc<ProxySpec>]) -> Result<Arc<ProxySpec>, SniError> {
     let asked = within(DEADLINE, look(client)).await.unwrap_or(Err(SniError::Slow));
     let chosen = asked.and_then(|host| choose(group, host.as_deref()).ok_or(SniError::Unknown(host)));
     if let Err(error) = &chosen {
@@ -72,11 +68,11 @@ fn choose(group: &[Arc<ProxySpec>], host: Option<&str>) -> Option<Arc<ProxySpec>
 }
 
 /// Looks at the ClientHello until it is whole, and says which host it asks for.
-async fn look(client: &Async<TcpStream>) -> Result<Option<String>, SniError> {
+async fn look(client: &Source<TcpStream>) -> Result<Option<String>, SniError> {
     let mut seen = vec![0; 2048];
     let (mut before, mut pause) = (0, LOOK_AGAIN);
     loop {
-        let len = client.peek(&mut seen).await?;
+        let len = client.io(Side::Read, |socket| socket.peek(&mut seen)).await?;
         match parse(&seen[..len])? {
             Some(host) => return Ok(host),
             None if len == LONGEST => return Err(SniError::TooLong),
@@ -90,7 +86,7 @@ async fn look(client: &Async<TcpStream>) -> Result<Option<String>, SniError> {
 }
 
 /// Whether nothing more will come after what lies in the socket.
-fn ended(client: &Async<TcpStream>) -> io::Result<bool> {
+fn ended(client: &Source<TcpStream>) -> io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut asked = [PollFd::new(client, PollFlags::RDHUP)];
     poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
@@ -115,9 +111,9 @@ fn parse(seen: &[u8]) -> Result<Option<Option<String>>, SniError> {
 }
 
 /// Sends an alert, which has room in a socket that nothing was written to, and ends the connection.
-async fn refuse(mut client: &Async<TcpStream>, alert: Alert) -> io::Result<()> {
+async fn refuse(mut client: &Source<TcpStream>, alert: Alert) -> io::Result<()> {
     client.write_all(&alert).await?;
-    client.get_ref().shutdown(Shutdown::Write)?;
+    client.end()?;
     alert::part(client).await;
     Ok(())
 }

@@ -131,7 +131,7 @@ fn each_stream_waits_for_its_own_grace() {
     let mut bench = Bench::new();
     let (short, long) = (bench.enter(Duration::from_millis(50)).unwrap(), bench.enter(LONG).unwrap());
     bench.cut();
-    exec::run(short.ended());
+    exec::run(short.ended()).unwrap();
     assert_eq!(bench.tunnels.streams(), 1);
     drop((short, long));
     assert_eq!(bench.tunnels.streams(), 0);

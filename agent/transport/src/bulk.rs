@@ -13,14 +13,14 @@ mod records;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use async_io::{Async, Timer};
+use async_io::Timer;
 use futures::future::{Either, select};
 use libp2p::PeerId;
 
 pub use accept::{Accepted, Acceptor, Limits, Place};
 pub use channel::{Channel, Reader, Writer};
 
-use crate::{tcp, tls};
+use crate::{source::Source, tcp, tls};
 
 /// The application protocol that both ends must name (ALPN), so that neither plane's handshake serves the other.
 pub const PROTOCOL: &[u8] = b"hive-bulk/1";
@@ -85,7 +85,7 @@ async fn within<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Er
 }
 
 /// A socket that both halves of a channel use.
-type Socket = Arc<Async<std::net::TcpStream>>;
+type Socket = Arc<Source<std::net::TcpStream>>;
 
 #[cfg(test)]
 mod tests;

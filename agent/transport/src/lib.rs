@@ -1,4 +1,4 @@
-//! How hive nodes reach one another: libp2p transports, security and streams on smol's reactor.
+//! How hive nodes reach one another: libp2p transports, security and streams on smol.
 //!
 //! This crate owns sockets, name resolution, the TLS and Noise handshakes, the multiplexer, the opening and
 //! accepting of protocol streams, and the limits on connections. It never decides who is a member, stores
@@ -16,6 +16,7 @@
 //! | [`bulk`] | TLS connections beside libp2p's, for the bytes of tunnels |
 //! | [`tcp`], [`quic`], [`dns`] | sockets and names |
 //! | [`files`] | a file that arrives: resumed, checked, put in its place |
+//! | [`workers`], [`source`] | the threads that run tasks, and the sockets that they wait for |
 //! | [`window`] | credit for several byte streams on one |
 //!
 //! `batch` makes few system calls of the many that cipher and multiplexer ask for.
@@ -32,10 +33,12 @@ mod interfaces;
 pub mod limits;
 pub mod quic;
 pub mod relay;
+pub mod source;
 pub mod streams;
 pub mod tcp;
 pub mod tls;
 pub mod upgrade;
 pub mod window;
+pub mod workers;
 
 pub use upgrade::{Error, Options, Security, Upgrades, swarm, swarm_over, transport, transport_beside};

@@ -1,14 +1,14 @@
-//! From a raw transport to a swarm: security, multiplexing, and an executor for the connections.
+//! From a raw transport to a swarm: security and multiplexing, and the workers for the connections.
 //!
 //! Owns the order in which TLS and Noise are offered, the multiplexer's sizes, the time a handshake may take,
 //! and the swarm's settings. It adds no behaviour: closing connections is left to those who know why.
 
-use std::{pin::Pin, sync::Once, time::Duration};
+use std::time::Duration;
 
 use async_channel::Sender;
 use futures::{
     AsyncRead, AsyncWrite,
-    future::{self, BoxFuture, Either},
+    future::{BoxFuture, Either},
 };
 use futures_rustls::TlsStream;
 use libp2p::{
@@ -26,7 +26,7 @@ use libp2p::{
 
 use crate::{
     batch::{Gather, ReadAhead},
-    dns, quic, tcp, tls,
+    dns, quic, tcp, tls, workers,
 };
 
 /// Inbound streams of one connection that may negotiate at once: a burst of 512, twice.
@@ -58,14 +58,9 @@ pub struct Options {
     /// Streams of one connection, both directions together; one more ends the connection. At most 4,032: see
     /// `MAX_STREAMS`.
     pub max_streams: usize,
-    /// Runs the task of each connection: by default on one thread, shared by all swarms of the process.
-    pub executor: Executor,
     /// Where accepted sockets of the [bulk plane](crate::bulk) go; without it there is none.
     pub bulk: Option<Sender<tcp::TcpStream>>,
 }
-
-/// Starts a task in the background.
-pub type Executor = fn(Pin<Box<dyn Future<Output = ()> + Send>>);
 
 impl Default for Options {
     fn default() -> Self {
@@ -74,7 +69,6 @@ impl Default for Options {
             handshake_timeout: Duration::from_secs(10),
             dial_timeout: Duration::from_secs(15),
             max_streams: MAX_STREAMS,
-            executor: run_apart,
             bulk: None,
         }
     }
@@ -87,19 +81,6 @@ const TOTAL_WINDOW: usize = 1024 * 1024 * 1024;
 /// 500 Mbit/s needs 4 MiB over 60 ms. With nothing left to grow by it would be held to 34 Mbit/s there.
 const GROWTH: usize = 16 * 1024 * 1024;
 const MAX_STREAMS: usize = (TOTAL_WINDOW - GROWTH) / PROMISED_WINDOW;
-
-/// The executor of a program that brings none, `hivectl` for one.
-fn run_apart(task: Pin<Box<dyn Future<Output = ()> + Send>>) {
-    static EXECUTOR: async_executor::Executor<'static> = async_executor::Executor::new();
-    static THREAD: Once = Once::new();
-    THREAD.call_once(|| {
-        let thread = std::thread::Builder::new().name("hive-transport".to_owned());
-        if let Err(error) = thread.spawn(|| async_io::block_on(EXECUTOR.run(future::pending::<()>()))) {
-            log::error!("cannot start a thread for connections: {error}");
-        }
-    });
-    EXECUTOR.spawn(task).detach();
-}
 
 /// Security and multiplexing for one identity, to be put on any raw transport.
 #[derive(Clone)]
@@ -173,22 +154,21 @@ where
     Ok(circuits.or_transport(direct).map(|either, _| either.into_inner()).boxed())
 }
 
-/// A swarm over [`transport`], driven by whoever polls it; its connections run on [`Options::executor`].
+/// A swarm over [`transport`], driven by whoever polls it; its connections run on the [`workers`].
 ///
 /// # Errors
 /// See [`Upgrades::new`].
 pub fn swarm<B: NetworkBehaviour>(identity: &Keypair, options: &Options, behaviour: B) -> Result<Swarm<B>, Error> {
-    Ok(swarm_over(transport(identity, options)?, identity.public().to_peer_id(), options, behaviour))
+    Ok(swarm_over(transport(identity, options)?, identity.public().to_peer_id(), behaviour))
 }
 
 /// A swarm over a transport put together elsewhere, such as [`transport`] beside a relay client's.
 pub fn swarm_over<B: NetworkBehaviour>(
     transport: Boxed<(PeerId, StreamMuxerBox)>,
     local: PeerId,
-    options: &Options,
     behaviour: B,
 ) -> Swarm<B> {
-    let config = Config::with_executor(options.executor)
+    let config = Config::with_executor(|task| workers::spawn(task).detach())
         // Saves a round trip per stream. A refusal then shows at the first read: `streams::Stream` names it.
         .with_substream_upgrade_protocol_override(Version::V1Lazy)
         .with_max_negotiating_inbound_streams(NEGOTIATING_STREAMS)

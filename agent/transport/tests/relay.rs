@@ -41,7 +41,7 @@ impl Node {
         let relay = relay::Server::new(local, relay::Limits::default(), control.clone());
         let transport = transport_beside(transport, &identity, &Options::default()).unwrap();
         let behaviour = Behaviour { streams, relay, circuits };
-        Node { swarm: swarm_over(transport, local, &Options::default(), behaviour), control }
+        Node { swarm: swarm_over(transport, local, behaviour), control }
     }
 
     fn id(&self) -> PeerId {

@@ -274,7 +274,7 @@ async fn ban(app: &App, target: &Target, args: &Ban) -> Result<()> {
     let mut client = app.connect(target).await?;
     let node = named(&mut client, &args.node, args.network.as_ref()).await?;
     if target.node.is_some() && !args.yes && is_local_agent(app, node).await {
-        let told = format!("{node} is the node that this command comes from: it reaches {} no more", client.name);
+        let told = format!("{node} is the node that this command comes from: it loses its way to {}", client.name);
         match prompt::confirm(format!("{told}. Ban it?")).await? {
             Some(false) => return Err(Error::failed("nobody was banned")),
             Some(true) => {}

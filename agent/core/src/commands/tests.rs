@@ -81,9 +81,11 @@ fn a_proxy_that_makes_no_sense_is_refused() {
     let own = id(0).to_string();
     let banned = id(3).to_string();
     let elsewhere = ProxyRequest { network: Some("other".parse().unwrap()), ..ingress("peer2") };
+    for (what, request) in [("the same ingress", ingress("peer1")), ("the same listener", egress("peer2"))] {
+        // It makes sense, and is there already: as a port that another program has.
+        assert_eq!(bench.core.add_proxy(&request, bench.now).map_err(|f| f.code), Err(FailureCode::Failed), "{what}");
+    }
     let senseless = [
-        ("the same ingress", ingress("peer1")),
-        ("the same listener", egress("peer2")),
         ("itself", ingress(&own)),
         ("banned", ingress(&banned)),
         ("port 0", ProxyRequest { port: 0, ..ingress("peer2") }),

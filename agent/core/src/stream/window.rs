@@ -14,8 +14,9 @@ use super::{FIRST_WINDOW, LEAST_WINDOW, MOST_WINDOW};
 const ROUNDS: usize = 8;
 /// After this long the shortest round is measured anew, for two rounds with no more than [`FIRST_WINDOW`].
 const REFRESH: Duration = Duration::from_secs(30);
-/// A shorter round trip counts as this: two machines' scheduling takes its time, too.
-const SHORTEST: Duration = Duration::from_millis(2);
+/// What busy machines may take to come round to a stream, whatever its path; for that alone it gets no more than this.
+const TURN: Duration = Duration::from_millis(20);
+const MOST_FOR_TURNS: usize = 4 * 1024 * 1024;
 
 /// A stream's window towards its peer.
 #[derive(Debug, Clone)]
@@ -137,11 +138,14 @@ impl Window {
         self.rounds += 1;
     }
 
-    /// Twice what path and reader hold.
+    /// Twice what path and reader hold, or take in a turn.
     fn measured(&self) -> Option<usize> {
         let fastest = self.rates.iter().copied().max()?;
-        let held = u128::from(fastest) * self.shortest?.0.max(SHORTEST).as_nanos() / 1_000_000_000;
-        Some(usize::try_from(2 * held).unwrap_or(usize::MAX).clamp(FIRST_WINDOW, MOST_WINDOW))
+        let twice = |span: Duration| {
+            usize::try_from(2 * u128::from(fastest) * span.as_nanos() / 1_000_000_000).unwrap_or(usize::MAX)
+        };
+        let turn = twice(TURN).min(MOST_FOR_TURNS);
+        Some(twice(self.shortest?.0).max(turn).clamp(FIRST_WINDOW, MOST_WINDOW))
     }
 
     /// Notes that the peer believes another window than there is, by a factor of two: it acknowledges parts of it.

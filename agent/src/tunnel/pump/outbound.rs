@@ -2,7 +2,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    io::{self, Read},
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -10,6 +10,7 @@ use std::{
 
 use async_io::Timer;
 use hive_protocol::tunnel::{self, HEADER_LEN, Header, Kind};
+use hive_transport::{buffers::Buffer, source::Side};
 use smol::future::yield_now;
 
 use super::{Session, State, TURN};
@@ -29,7 +30,7 @@ impl Session {
         let mut quiet = false;
         let mut turn = 0;
         loop {
-            let read = self.read(writer.room())?;
+            let read = poll_fn(|cx| Poll::Ready(self.read(cx, writer.room()))).await?;
             self.load(writer, std::mem::take(&mut quiet));
             if !writer.is_empty() {
                 writer.flush().await?;
@@ -50,31 +51,28 @@ impl Session {
     }
 
     /// Reads what the application has, up to what one write can take and the window allows; says how much.
-    fn read(&self, room: usize) -> Result<usize, Broken> {
+    /// Where that is nothing, this task is woken when there is more.
+    fn read(&self, cx: &mut Context<'_>, room: usize) -> Result<usize, Broken> {
         let mut read = 0;
         // The first read may not fit whole behind what waits already: the rest goes with the next write.
         while (read == 0 || read + memory::READ_LEN <= room) && self.wants_more() {
-            let mut buffer = memory::read_buffer();
-            match self.local.get_ref().read(&mut buffer) {
-                Ok(0) => {
-                    self.state().stream.outgoing.finish();
-                    return Ok(read);
-                }
-                Ok(len) => {
-                    let whole = len == buffer.len();
-                    self.state().stream.outgoing.push(Chunk::new(buffer, len));
-                    self.counters.sent(len);
-                    read += len;
-                    if !whole {
-                        return Ok(read);
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(read),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Broken::Local(e)),
+            let Poll::Ready(outcome) = self.poll_chunk(cx) else { break };
+            let (buffer, len) = outcome.map_err(Broken::Local)?;
+            if len == 0 {
+                self.state().stream.outgoing.finish();
+                break;
             }
+            self.state().stream.outgoing.push(Chunk::new(buffer, len));
+            self.counters.sent(len);
+            read += len;
         }
         Ok(read)
+    }
+
+    fn poll_chunk(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Buffer, usize)>> {
+        ready!(self.local.poll_ready(Side::Read, cx))?;
+        let mut buffer = memory::read_buffer();
+        self.local.poll_read(cx, &mut buffer).map_ok(|len| (buffer, len))
     }
 
     pub(super) fn wants_more(&self) -> bool {
@@ -134,7 +132,7 @@ impl Session {
             if self.has_to_say() {
                 return Poll::Ready(Ok(false));
             }
-            if self.wants_more() && self.local.poll_readable(cx).map_err(Broken::Local)?.is_ready() {
+            if self.wants_more() && self.local.poll_ready(Side::Read, cx).map_err(Broken::Local)?.is_ready() {
                 return Poll::Ready(Ok(false));
             }
             self.poll_quiet(delay, cx).map(Ok)

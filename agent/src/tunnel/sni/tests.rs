@@ -1,5 +1,3 @@
-use std::net::TcpListener;
-
 use futures::AsyncReadExt;
 use hive_protocol::{DEFAULT_BIND, DEFAULT_HOST, Direction, NodeId, ProxyKind, Remote};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, crypto::ring};
@@ -40,8 +38,8 @@ fn hello(host: &str) -> Vec<u8> {
 /// The outcome for a client that sends these pieces, and what it is sent.
 fn routed(pieces: Vec<Vec<u8>>) -> (Result<u64, SniError>, Vec<u8>) {
     smol::block_on(async {
-        let listener = Async::<TcpListener>::bind(([127, 0, 0, 1], 0)).unwrap();
-        let mut client = Async::<TcpStream>::connect(listener.get_ref().local_addr().unwrap()).await.unwrap();
+        let listener = Source::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let mut client = &Source::connect(listener.get_ref().local_addr().unwrap()).await.unwrap();
         let (server, _) = listener.accept().await.unwrap();
         let group = [spec(1, "a.example"), spec(2, "*.example"), spec(3, "b.example")];
         let writing = async {
@@ -49,7 +47,7 @@ fn routed(pieces: Vec<Vec<u8>>) -> (Result<u64, SniError>, Vec<u8>) {
                 client.write_all(&piece).await.unwrap();
                 Timer::after(LOOK_AGAIN * 2).await;
             }
-            client.get_ref().shutdown(Shutdown::Write).unwrap();
+            client.end().unwrap();
             client
         };
         let (mut client, outcome) = smol::future::zip(writing, route(&server, &group)).await;

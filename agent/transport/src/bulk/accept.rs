@@ -9,7 +9,7 @@ use async_channel::{Receiver, Sender};
 use libp2p::PeerId;
 
 use super::{Channel, accept};
-use crate::{limits::Prefix, tcp::TcpStream, tls, upgrade::Executor};
+use crate::{limits::Prefix, tcp::TcpStream, tls, workers};
 
 /// Bounds on callers of whom the user has not said that they are welcome: what strangers may cost.
 #[derive(Debug, Clone, Copy)]
@@ -42,14 +42,13 @@ pub struct Acceptor {
     sockets: Receiver<TcpStream>,
     limits: Limits,
     running: Running,
-    spawn: Executor,
 }
 
 impl Acceptor {
     /// Serves `sockets` with the certificate of `tls`, each on a task of its own.
     #[must_use]
-    pub fn new(tls: tls::Config, sockets: Receiver<TcpStream>, limits: Limits, spawn: Executor) -> Self {
-        Self { tls, sockets, limits, running: Arc::default(), spawn }
+    pub fn new(tls: tls::Config, sockets: Receiver<TcpStream>, limits: Limits) -> Self {
+        Self { tls, sockets, limits, running: Arc::default() }
     }
 
     /// Runs until the listeners or the receiver of `channels` are gone.
@@ -57,13 +56,14 @@ impl Acceptor {
         while let Ok(socket) = self.sockets.recv().await {
             let Some(place) = self.place(&socket) else { continue };
             let (tls, channels) = (self.tls.clone(), channels.clone());
-            (self.spawn)(Box::pin(async move {
+            let serving = workers::spawn(async move {
                 match accept(socket, &tls).await {
                     // A full queue means that its reader is busy: the caller dials again.
                     Ok((peer, channel)) => drop(channels.try_send(Accepted { peer, channel, place })),
                     Err(error) => log::debug!("a caller of the bulk plane: {error}"),
                 }
-            }));
+            });
+            serving.detach();
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, Read, Write},
+    io::{self, Write},
     net::{Shutdown, TcpStream},
     ops::Range,
     sync::{
@@ -12,10 +12,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use async_io::Async;
 use rustls::ExtractedSecrets;
 
-use crate::buffers::{Buffer, Pool};
+use crate::{
+    buffers::{Buffer, Pool},
+    source::{Side, Source},
+};
 
 use super::{
     Error, Socket,
@@ -74,7 +76,7 @@ pub struct Writer {
 
 impl Channel {
     pub(super) fn new(
-        socket: Async<TcpStream>,
+        socket: Source<TcpStream>,
         secrets: ExtractedSecrets,
         renew: Box<dyn Renew>,
         unread: &[u8],
@@ -149,20 +151,25 @@ impl Reader {
                 return Poll::Ready(Ok(!self.plain.is_empty()));
             }
             self.compact();
-            let buffer = self.buffer.get_or_insert_with(|| BUFFERS.take());
-            match self.socket.get_ref().read(&mut buffer[self.filled..]) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                Ok(len) => self.filled += len,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if self.filled == 0 {
-                        self.buffer = None;
-                    }
-                    ready!(self.socket.poll_readable(cx))?;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Poll::Ready(Err(e)),
+            match ready!(self.poll_read(cx))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                len => self.filled += len,
             }
         }
+    }
+
+    /// Reads behind what is there. Whoever waits without the beginning of a record holds no buffer.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let ready = self.socket.poll_ready(Side::Read, cx)?;
+        let read = ready.is_ready().then(|| {
+            let buffer = self.buffer.get_or_insert_with(|| BUFFERS.take());
+            self.socket.poll_read(cx, &mut buffer[self.filled..])
+        });
+        let read = read.unwrap_or(Poll::Pending);
+        if read.is_pending() && self.filled == 0 {
+            self.buffer = None;
+        }
+        read
     }
 
     /// Moves the beginning of a record to the front of the buffer.
@@ -242,12 +249,7 @@ impl Writer {
             self.seal()?;
         }
         while let Some(buffer) = self.buffer.as_deref().filter(|_| !self.sealed.is_empty()) {
-            match self.socket.get_ref().write(&buffer[self.sealed.clone()]) {
-                Ok(len) => self.sealed.start += len,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(self.socket.poll_writable(cx))?,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Poll::Ready(Err(e)),
-            }
+            self.sealed.start += ready!(self.socket.poll_write(cx, &buffer[self.sealed.clone()]))?;
         }
         self.buffer = None;
         Poll::Ready(Ok(()))

@@ -5,7 +5,6 @@ use std::{
     net::{Ipv4Addr, TcpStream},
 };
 
-use async_io::Async;
 use libp2p::PeerId;
 use rustls::{
     CommonState, ConnectionTrafficSecrets, ExtractedSecrets,
@@ -17,7 +16,10 @@ use rustls::{
 };
 
 use super::{Channel, Error, PROTOCOL, records::record_len};
-use crate::tls;
+use crate::{
+    source::{Side, Source},
+    tls,
+};
 
 /// Most bytes of a handshake that may wait for more.
 const UNREAD_MAX: usize = 20 * 1024;
@@ -83,7 +85,7 @@ impl Role for UnbufferedServerConnection {
 }
 
 /// The dialling role.
-pub async fn client(socket: Async<TcpStream>, tls: &tls::Config) -> Result<Channel, Error> {
+pub async fn client(socket: Source<TcpStream>, tls: &tls::Config) -> Result<Channel, Error> {
     // rustls wants a name; with SNI off it is neither sent nor compared.
     let name = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
     let role = UnbufferedClientConnection::new(tls.client(), name)?;
@@ -91,11 +93,11 @@ pub async fn client(socket: Async<TcpStream>, tls: &tls::Config) -> Result<Chann
 }
 
 /// The listening role.
-pub async fn server(socket: Async<TcpStream>, tls: &tls::Config) -> Result<(PeerId, Channel), Error> {
+pub async fn server(socket: Source<TcpStream>, tls: &tls::Config) -> Result<(PeerId, Channel), Error> {
     run(socket, UnbufferedServerConnection::new(tls.server())?).await
 }
 
-async fn run(socket: Async<TcpStream>, mut role: impl Role) -> Result<(PeerId, Channel), Error> {
+async fn run(socket: Source<TcpStream>, mut role: impl Role) -> Result<(PeerId, Channel), Error> {
     let mut unread = Vec::new();
     let mut unsent = Vec::new();
     while step(&mut role, &mut unread, &mut unsent)? == Step::Blocked {
@@ -154,23 +156,23 @@ fn encode<Data>(data: &mut rustls::unbuffered::EncodeTlsData<'_, Data>, unsent: 
     Ok(())
 }
 
-async fn write_all(socket: &Async<TcpStream>, unsent: &mut Vec<u8>) -> io::Result<()> {
+async fn write_all(socket: &Source<TcpStream>, unsent: &mut Vec<u8>) -> io::Result<()> {
     let mut left = unsent.as_slice();
     while !left.is_empty() {
-        let written = socket.write_with(|mut socket| socket.write(left)).await?;
+        let written = socket.io(Side::Write, |mut socket| socket.write(left)).await?;
         left = &left[written..];
     }
     unsent.clear();
     Ok(())
 }
 
-async fn read_some(socket: &Async<TcpStream>, unread: &mut Vec<u8>) -> Result<(), Error> {
+async fn read_some(socket: &Source<TcpStream>, unread: &mut Vec<u8>) -> Result<(), Error> {
     let at = unread.len();
     if at >= UNREAD_MAX {
         return Err(Error::Malformed);
     }
     unread.resize(at + 4096, 0);
-    let read = socket.read_with(|mut socket| socket.read(&mut unread[at..])).await;
+    let read = socket.io(Side::Read, |mut socket| socket.read(&mut unread[at..])).await;
     unread.truncate(at + *read.as_ref().unwrap_or(&0));
     if read? == 0 { Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()) } else { Ok(()) }
 }

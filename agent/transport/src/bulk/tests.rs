@@ -9,14 +9,14 @@ fn config() -> (PeerId, tls::Config) {
     (key.public().to_peer_id(), tls::Config::new(&key).unwrap().for_bulk().unwrap())
 }
 
-async fn next(listener: &Async<TcpListener>) -> tcp::TcpStream {
+async fn next(listener: &Source<TcpListener>) -> tcp::TcpStream {
     tcp::TcpStream::accepted(listener.accept().await.unwrap().0.into_inner().unwrap()).unwrap()
 }
 
 /// Both ends of a channel, dialled for `expected` or for whoever answers.
 async fn pair(expected: Option<PeerId>) -> (Result<Channel, Error>, Result<(PeerId, Channel), Error>) {
     let ((_, ours), (theirs_id, theirs)) = (config(), config());
-    let listener = Async::<TcpListener>::bind(([127, 0, 0, 1], 0)).unwrap();
+    let listener = Source::bind(([127, 0, 0, 1], 0).into()).unwrap();
     let at = listener.get_ref().local_addr().unwrap();
     let expecting = ours.expecting(expected.unwrap_or(theirs_id)).unwrap();
     let answer = async {
@@ -80,7 +80,7 @@ fn the_dialling_end_demands_the_peer() {
 fn the_listening_end_learns_who_dialled() {
     smol::block_on(async {
         let ((ours_id, ours), (theirs_id, theirs)) = (config(), config());
-        let listener = Async::<TcpListener>::bind(([127, 0, 0, 1], 0)).unwrap();
+        let listener = Source::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let at = listener.get_ref().local_addr().unwrap();
         let expecting = ours.expecting(theirs_id).unwrap();
         let answer = async {
@@ -142,7 +142,7 @@ fn a_changed_byte_ends_the_channel() {
 fn nonsense_and_silence_cost_a_handshake_and_no_more() {
     smol::block_on(async {
         let (_, theirs) = config();
-        let listener = Async::<TcpListener>::bind(([127, 0, 0, 1], 0)).unwrap();
+        let listener = Source::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let at = listener.get_ref().local_addr().unwrap();
         let mut stranger = std::net::TcpStream::connect(at).unwrap();
         stranger.write_all(&[22, 3, 1, 255, 255, 0]).unwrap();
@@ -155,12 +155,12 @@ fn nonsense_and_silence_cost_a_handshake_and_no_more() {
 fn the_acceptor_takes_members_and_bounds_handshakes() {
     smol::block_on(async {
         let ((ours_id, ours), (theirs_id, theirs)) = (config(), config());
-        let listener = Async::<TcpListener>::bind(([127, 0, 0, 1], 0)).unwrap();
+        let listener = Source::bind(([127, 0, 0, 1], 0).into()).unwrap();
         let at = listener.get_ref().local_addr().unwrap();
         let (sockets, queue) = async_channel::bounded(8);
         let (channels, accepted) = async_channel::bounded(8);
         let limits = Limits { strangers: 8, per_prefix: 1 };
-        let acceptor = Acceptor::new(theirs, queue, limits, |task| smol::spawn(task).detach());
+        let acceptor = Acceptor::new(theirs, queue, limits);
         let serving = smol::spawn(acceptor.run(channels));
         let silent = std::net::TcpStream::connect(at).unwrap();
         sockets.send(next(&listener).await).await.unwrap();

@@ -10,12 +10,15 @@ use std::{
 };
 
 use async_channel::Sender;
-use async_io::{Async, Timer};
+use async_io::Timer;
 use libp2p::core::transport::{ListenerId, TransportEvent};
 use rustix::io::Errno;
 
 use super::{Event, TcpStream, address::to_multiaddr, socket, sort};
-use crate::interfaces::{Change, Interfaces};
+use crate::{
+    interfaces::{Change, Interfaces},
+    source::{Side, Source},
+};
 
 /// Pauses after a failed accept: the kernel keeps the connection queued, so trying at once would spin.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -23,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 pub(super) struct Listener {
     id: ListenerId,
-    socket: Async<TcpListener>,
+    socket: Source<TcpListener>,
     local: SocketAddr,
     reach: Reach,
     pause: Duration,
@@ -100,8 +103,7 @@ impl Listener {
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(std::net::TcpStream, SocketAddr)>> {
         loop {
-            match self.socket.get_ref().accept() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.socket.poll_readable(cx))?,
+            match ready!(self.socket.poll_io(Side::Read, cx, TcpListener::accept)) {
                 // Gone between its handshake and our accept: nothing is wrong here.
                 Err(error) if gone_early(&error) => {}
                 accepted => return Poll::Ready(accepted),

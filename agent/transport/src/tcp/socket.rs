@@ -1,16 +1,15 @@
 //! Sockets: how they are opened, shared between listening and dialling, and kept alive.
 
 use std::{
-    io::{self, IoSlice, IoSliceMut},
-    net::{Shutdown, SocketAddr, TcpListener},
+    io::{self, IoSlice},
+    net::{SocketAddr, TcpListener},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
-use async_io::Async;
+use crate::source::{Side, Source};
 use futures::{AsyncRead, AsyncWrite};
-use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// A burst of connections that the kernel completes before we accept them.
@@ -25,12 +24,13 @@ const USER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A connected socket. Closing its writing half sends a FIN, as the multiplexer's orderly end needs.
 #[derive(Debug)]
-pub struct TcpStream(Async<std::net::TcpStream>);
+pub struct TcpStream(Source<std::net::TcpStream>);
 
 impl TcpStream {
     /// Takes over a socket that was accepted.
     pub(crate) fn accepted(stream: std::net::TcpStream) -> io::Result<Self> {
-        let stream = Self(Async::new(stream)?);
+        stream.set_nonblocking(true)?;
+        let stream = Self(Source::new(stream)?);
         stream.keep_watch();
         Ok(stream)
     }
@@ -48,7 +48,7 @@ impl TcpStream {
     /// The bare socket for the bulk plane. It may stand still for as long as a slow application wants, so what kills
     /// connections whose peer keeps its window shut is taken off; a dead path is noticed by the kernel's keep-alive, or
     /// by the libp2p connection beside it.
-    pub(crate) fn into_bulk(self) -> Async<std::net::TcpStream> {
+    pub(crate) fn into_bulk(self) -> Source<std::net::TcpStream> {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Err(error) = socket2::SockRef::from(self.0.get_ref()).set_tcp_user_timeout(None) {
             log::debug!("a socket option is not available: {error}");
@@ -59,7 +59,8 @@ impl TcpStream {
     /// Waits for the first byte and leaves it where it is; none if the remote closed without one.
     pub(super) async fn first_byte(&self) -> io::Result<Option<u8>> {
         let mut byte = [0];
-        Ok((self.0.peek(&mut byte).await? > 0).then_some(byte[0]))
+        let read = self.0.io(Side::Read, |socket| socket.peek(&mut byte)).await?;
+        Ok((read > 0).then_some(byte[0]))
     }
 
     /// Options that make the connection quick and its death noticed. Without one of them (an emulator may know
@@ -83,12 +84,12 @@ impl TcpStream {
 ///
 /// `SO_REUSEPORT` is set only after the port is ours: set before, a second process of the same user could take
 /// a share of our connections unnoticed, and two agents on one port would both start.
-pub(super) fn listen(local: SocketAddr) -> io::Result<Async<TcpListener>> {
+pub(super) fn listen(local: SocketAddr) -> io::Result<Source<TcpListener>> {
     let socket = open(local)?;
     socket.set_reuse_address(true)?;
     socket.bind(&local.into()).and_then(|()| socket.listen(BACKLOG)).map_err(|error| explain(local, error))?;
     socket.set_reuse_port(true)?;
-    Async::new_nonblocking(socket.into())
+    Source::new(socket.into())
 }
 
 /// Connects to `remote`, from `source` if it is given and free.
@@ -103,11 +104,7 @@ pub(super) async fn connect(source: Option<SocketAddr>, remote: SocketAddr) -> i
 }
 
 async fn establish(source: Option<SocketAddr>, remote: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream(begin(source, remote)?);
-    stream.0.writable().await?;
-    if let Some(error) = stream.0.get_ref().take_error()? {
-        return Err(error);
-    }
+    let stream = TcpStream(Source::connecting(prepare(source, remote)?, remote).await?);
     // A socket that dials its own listening port from that very port connects to itself.
     if stream.peer_addr()? == stream.local_addr()? {
         return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "the address is this node's own"));
@@ -116,17 +113,14 @@ async fn establish(source: Option<SocketAddr>, remote: SocketAddr) -> io::Result
     Ok(stream)
 }
 
-fn begin(source: Option<SocketAddr>, remote: SocketAddr) -> io::Result<Async<std::net::TcpStream>> {
+fn prepare(source: Option<SocketAddr>, remote: SocketAddr) -> io::Result<Socket> {
     let socket = open(remote)?;
     if let Some(source) = source {
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.bind(&source.into())?;
     }
-    match socket.connect(&remote.into()) {
-        Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
-        _ => Async::new_nonblocking(socket.into()),
-    }
+    Ok(socket)
 }
 
 fn open(addr: SocketAddr) -> io::Result<Socket> {
@@ -163,41 +157,30 @@ struct CannotListen {
 }
 
 impl AsyncRead for TcpStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-
-    fn poll_read_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_read_vectored(cx, bufs)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for TcpStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        self.0.poll_write_vectored(cx, bufs)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.0.get_ref().shutdown(Shutdown::Write) {
-            Err(error) if error.kind() != io::ErrorKind::NotConnected => Poll::Ready(Err(error)),
-            _ => Poll::Ready(Ok(())),
-        }
+        Poll::Ready(self.0.end())
     }
 }
 

@@ -26,6 +26,9 @@ pub struct Change {
     /// how often each change is made (default: 10)
     #[argh(option, default = "10")]
     times: usize,
+    /// only the changes whose names contain this (default: all)
+    #[argh(option, default = "String::new()")]
+    only: String,
 }
 
 const TEST: &str = "the benchmark of changes";
@@ -47,6 +50,8 @@ struct Scene {
     _lab: Lab,
 }
 
+const RELAY_KILLED: &str = "the relay is killed";
+
 type Act = fn(&Scene);
 
 const CHANGES: [(&str, Act); 6] = [
@@ -59,16 +64,18 @@ const CHANGES: [(&str, Act); 6] = [
 ];
 
 impl Change {
-    /// Every change, one after the other.
+    /// Every change that is asked for, one after the other.
     pub fn measure(&self) -> Report {
         let mut report = Report::new("change");
-        let Some(mut scene) = Scene::start(1) else { return report };
-        for (name, change) in CHANGES {
-            self.make(name, &mut scene, "direct", &mut report, |scene| change(scene));
+        let changes: Vec<_> = CHANGES.iter().filter(|(name, _)| name.contains(&self.only)).collect();
+        if let Some(mut scene) = Some(1).filter(|_| !changes.is_empty()).and_then(Scene::start) {
+            for (name, change) in changes {
+                self.make(name, &mut scene, "direct", &mut report, |scene| change(scene));
+            }
         }
-        drop(scene);
-        let Some(mut scene) = Scene::start(3) else { return report };
-        self.make("the relay is killed", &mut scene, "relayed", &mut report, Scene::kill_relay);
+        if let Some(mut scene) = Some(3).filter(|_| RELAY_KILLED.contains(&self.only)).and_then(Scene::start) {
+            self.make(RELAY_KILLED, &mut scene, "relayed", &mut report, Scene::kill_relay);
+        }
         report
     }
 
@@ -99,7 +106,9 @@ impl Scene {
     /// With one public node the two can reach each other; with more they are kept from it, and only relays are left.
     fn start(publics: usize) -> Option<Scene> {
         let lab = Lab::namespaces(TEST)?;
-        let public = |number| Node::start(&lab.host(&format!("public{number}")), pair::options());
+        // By itself a node relays once others have dialled it, which those that know it from before a restart need not.
+        let options = pair::options().argument("--relay").argument("always");
+        let public = |number| Node::start(&lab.host(&format!("public{number}")), options.clone());
         let publics: Vec<Node> = (0..publics).map(public).collect();
         let [(near, near_router), (far, far_router)] =
             ["near", "far"].map(|name| lab.host_behind(Nat::PortRestricted, name));

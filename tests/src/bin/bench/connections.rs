@@ -24,7 +24,7 @@ pub fn measure(bench: &Bench, rounds: usize, report: &mut Report) -> io::Result<
     Ok(())
 }
 
-fn rate(way: Way, at_once: usize) -> io::Result<f64> {
+pub fn rate(way: Way, at_once: usize) -> io::Result<f64> {
     let began = Instant::now();
     thread::scope(|scope| {
         let each = CONNECTIONS / at_once;

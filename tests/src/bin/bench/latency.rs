@@ -16,16 +16,18 @@ use std::{
 
 /// Round trips of one turn.
 const TRIPS: usize = 1000;
+/// The least of one client of several.
+const LEAST_TRIPS: usize = 50;
 /// Bytes of one copy beside; the copies follow each other until the round trips are done.
 const BESIDE: u64 = 64 << 20;
 
 /// Microseconds added, at the median and at the 99th percentile.
 pub fn measure(bench: &Bench, rounds: usize, report: &mut Report) -> io::Result<()> {
-    for (case, loaded) in [("round trip, idle", false), ("round trip beside a bulk copy", true)] {
+    for (case, copies) in [("round trip, idle", 0), ("round trip beside a bulk copy", 1)] {
         let (mut raw, mut tunnelled) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
-            raw.extend(turn(bench.raw, loaded)?);
-            tunnelled.extend(turn(bench.tunnel, loaded)?);
+            raw.extend(crowd(bench.raw, 1, copies)?);
+            tunnelled.extend(crowd(bench.tunnel, 1, copies)?);
         }
         for percent in [50.0, 99.0] {
             let of = |samples: &[f64]| percentile(samples, percent).unwrap_or(f64::NAN);
@@ -35,13 +37,18 @@ pub fn measure(bench: &Bench, rounds: usize, report: &mut Report) -> io::Result<
     Ok(())
 }
 
-fn turn(way: Way, loaded: bool) -> io::Result<Vec<f64>> {
-    let done = AtomicBool::new(!loaded);
+/// Microseconds of each round trip of so many clients at once, beside so many bulk copies.
+pub fn crowd(way: Way, clients: usize, copies: usize) -> io::Result<Vec<f64>> {
+    let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let beside = scope.spawn(|| copy_until(&done, way));
-        let taken = trips(way, TRIPS);
+        let copies: Vec<_> = (0..copies).map(|_| scope.spawn(|| copy_until(&done, way))).collect();
+        let each = (TRIPS / clients).max(LEAST_TRIPS);
+        let clients: Vec<_> = (0..clients).map(|_| scope.spawn(move || trips(way, each))).collect();
+        let taken: io::Result<Vec<_>> =
+            clients.into_iter().map(|client| client.join().expect("a client does not panic")).collect();
         done.store(true, SeqCst);
-        beside.join().expect("a copy does not panic").and(taken)
+        let copied = copies.into_iter().try_for_each(|copy| copy.join().expect("a copy does not panic"));
+        copied.and(taken).map(|taken| taken.concat())
     })
 }
 

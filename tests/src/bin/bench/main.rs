@@ -10,11 +10,14 @@
 mod bulk;
 mod change;
 mod connections;
+mod contender;
 mod exec;
 mod idle;
 mod latency;
 mod many;
 mod memory;
+mod peers;
+mod plot;
 mod relay;
 mod report;
 mod resume;
@@ -54,6 +57,7 @@ struct Arguments {
 enum What {
     Idle(idle::Idle),
     Exec(exec::Exec),
+    Peers(peers::Peers),
     Many(many::Many),
     Resume(resume::Resume),
     Relay(relay::Relay),
@@ -67,6 +71,7 @@ fn main() -> io::Result<()> {
     let arguments: Arguments = argh::from_env();
     let (rounds, bytes) = (arguments.rounds, arguments.mib << 20);
     let report = match &arguments.what {
+        Some(What::Peers(peers)) => return peers.measure(&Lab::new(), rounds, bytes),
         Some(What::Idle(idle)) => idle.measure(&Lab::new()),
         Some(What::Exec(_)) => exec::measure(&Lab::new(), rounds, bytes)?,
         Some(What::Many(many)) => many.measure(&Lab::new())?,
@@ -102,7 +107,7 @@ struct Bench {
     pair: Pair,
     raw: Way,
     tunnel: Way,
-    _servers: Servers,
+    servers: Servers,
 }
 
 /// Where a client finds the servers.
@@ -114,6 +119,16 @@ struct Way {
     source: SocketAddr,
     /// Reads to the end and then sends one byte.
     sink: SocketAddr,
+}
+
+impl Way {
+    fn all(self) -> [SocketAddr; 3] {
+        [self.echo, self.source, self.sink]
+    }
+
+    fn map(self, to: impl Fn(SocketAddr) -> SocketAddr) -> Way {
+        Way { echo: to(self.echo), source: to(self.source), sink: to(self.sink) }
+    }
 }
 
 /// The servers of one host.
@@ -139,9 +154,7 @@ impl Servers {
 
     /// The way through new tunnels of a pair.
     fn through(&self, pair: &Pair) -> Way {
-        let through = |target| pair.tunnel(target).entrance;
-        let raw = self.raw();
-        Way { echo: through(raw.echo), source: through(raw.source), sink: through(raw.sink) }
+        self.raw().map(|target| pair.tunnel(target).entrance)
     }
 }
 
@@ -149,7 +162,7 @@ impl Bench {
     fn start(lab: &Lab) -> Bench {
         let pair = Pair::start(lab);
         let servers = Servers::start(pair.far.host());
-        Bench { raw: servers.raw(), tunnel: servers.through(&pair), _servers: servers, pair }
+        Bench { raw: servers.raw(), tunnel: servers.through(&pair), servers, pair }
     }
 
     fn agents(&self) -> [&Node; 2] {

@@ -56,11 +56,7 @@ impl Report {
 
     /// Writes the JSON document beside the executable's profile, as in `target/bench/tunnel.json`, and says where.
     pub fn save(&self) -> io::Result<PathBuf> {
-        let program = std::env::current_exe()?;
-        let target = program.ancestors().nth(2).ok_or_else(|| io::Error::other("no folder for the report"))?;
-        let folder = target.join("bench");
-        fs::create_dir_all(&folder)?;
-        let path = folder.join(format!("{}.json", self.name));
+        let path = folder()?.join(format!("{}.json", self.name));
         fs::write(&path, format!("{:#}\n", self.json()))?;
         Ok(path)
     }
@@ -78,6 +74,15 @@ impl Report {
         });
         Value::Object(rows.collect::<Map<_, _>>())
     }
+}
+
+/// `target/bench`, made if it is not there.
+pub fn folder() -> io::Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let target = program.ancestors().nth(2).ok_or_else(|| io::Error::other("no folder for the report"))?;
+    let folder = target.join("bench");
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
 }
 
 impl fmt::Display for Report {

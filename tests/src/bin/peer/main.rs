@@ -111,7 +111,7 @@ impl Peer {
         };
         let options = Options { security, ..Options::default() };
         let transport = transport_beside(circuits_transport, &key, &options)?;
-        Ok(Peer { swarm: swarm_over(transport, local, &options, behaviour), control })
+        Ok(Peer { swarm: swarm_over(transport, local, behaviour), control })
     }
 
     fn id(&self) -> PeerId {
