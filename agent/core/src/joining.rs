@@ -115,6 +115,7 @@ impl Core {
 
     /// A connection has joined a network: it may prove how this node is reached, or be worth a hole punch.
     fn arrived(&mut self, conn: ConnId, now: Now) {
+        self.probes.somebody_came(now.mono);
         let Some(connection) = self.connections.get(conn) else { return };
         let (peer, address, unasked) = (connection.peer, connection.address.clone(), !connection.dialled);
         if connection.relayed {

@@ -205,7 +205,7 @@ impl Core {
             Event::Addresses(addresses) => self.addresses_changed(addresses, now),
             Event::Wanted { peer, paths } => self.wanted(peer, paths, now),
             Event::RoundTrip { conn, rtt } => self.round_trip(conn, rtt, now),
-            Event::Observed { conn, address } => self.observed(conn, address),
+            Event::Observed { conn, address } => self.observed(conn, address, now),
             Event::Probed { address, probed } => self.probed(&address, probed, now),
             Event::Reserved { relay } => self.reserved(relay, now),
             Event::ReservationLost { relay } => self.reservation_lost(relay, now),

@@ -29,8 +29,6 @@ const PAUSES: [Duration; 4] =
 const AGAIN: Duration = Duration::from_secs(3600);
 /// After a member that would not try.
 const REFUSED: Duration = Duration::from_secs(60);
-/// Where no member is connected that could try.
-const UNASKED: Duration = Duration::from_secs(10);
 /// A probe of which nothing is heard for so long is forgotten.
 const LOST: Duration = Duration::from_secs(60);
 /// Failures after which an address counts as one that cannot be dialled.
@@ -60,6 +58,8 @@ struct Tested {
     /// Who failed last: another one is asked next.
     by: Option<NodeId>,
     due: Duration,
+    /// It was due, and nobody there to be asked.
+    unasked: bool,
 }
 
 /// What came of a probe.
@@ -78,6 +78,13 @@ impl Probes {
     pub fn restart(&mut self) {
         self.tested.clear();
         self.stale = true;
+    }
+
+    /// Somebody came who may be asked.
+    pub fn somebody_came(&mut self, now: Duration) {
+        for tested in self.tested.values_mut().filter(|tested| tested.unasked) {
+            (tested.due, tested.unasked) = (now + FIRST, false);
+        }
     }
 
     /// Whether a public address was tried in vain by more than one, or more than once.
@@ -142,9 +149,9 @@ impl Core {
             self.probes.running = Some((address.clone(), peer, now.mono));
             self.out.push(Output::Probe { conn, address });
         } else {
-            // Nobody connected can try it.
+            // Nobody connected can try: whoever comes may.
             let due = self.probes.tested.values_mut().filter(|tested| tested.due <= now.mono);
-            due.for_each(|tested| tested.due = now.mono + UNASKED);
+            due.for_each(|tested| (tested.due, tested.unasked) = (now.mono + AGAIN, true));
         }
     }
 
@@ -237,7 +244,7 @@ mod tests {
         for n in 1..=count {
             let conn = bench.connect_from(n, true, at(&format!("/ip4/198.51.100.{n}/tcp/4180")));
             bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
-            bench.tell(Event::Observed { conn, address: at("/ip4/203.0.113.9/tcp/50000") });
+            bench.tell(Event::Observed { conn, address: at(TCP) });
         }
         bench
     }
@@ -249,11 +256,11 @@ mod tests {
     /// Lets time pass until the next probe, and answers it.
     fn answer(bench: &mut Bench, probed: Probed) -> (ConnId, Multiaddr) {
         for _ in 0..100 {
-            bench.pass(secs(1));
             if let Some((conn, address)) = asked(bench).pop() {
                 bench.tell(Event::Probed { address: address.clone(), probed });
                 return (conn, address);
             }
+            bench.pass(secs(1));
         }
         panic!("nobody was asked");
     }

@@ -93,7 +93,8 @@ impl Core {
     }
 
     /// A peer tells how it sees this node; it counts once the peer has joined a network.
-    pub(crate) fn observed(&mut self, conn: ConnId, address: Multiaddr) {
+    pub(crate) fn observed(&mut self, conn: ConnId, address: Multiaddr, now: Now) {
+        self.probes.somebody_came(now.mono);
         if let Some(connection) = self.connections.get_mut(conn) {
             connection.observed = Some(address);
         }
