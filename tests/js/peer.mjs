@@ -24,7 +24,7 @@ Promise.withResolvers ??= function () {
   return resolvers
 }
 
-const PATIENCE_MS = 30_000
+const PATIENCE_MS = 20_000
 const [command, security, address] = process.argv.slice(2)
 
 const peer = (listen, services = {}) => createLibp2p({
@@ -41,6 +41,7 @@ const say = (line) => console.log(JSON.stringify(line))
 
 // What the other end says of itself, and how long pings take in milliseconds.
 async function dial () {
+  setTimeout(() => process.exit(1), PATIENCE_MS)
   const node = await peer([])
   const signal = AbortSignal.timeout(PATIENCE_MS)
   // js-libp2p identifies by itself as soon as it is connected, to a relay on the way too.

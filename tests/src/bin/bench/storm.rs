@@ -48,8 +48,6 @@ impl Storm {
         let began = Instant::now();
         thread::scope(|scope| nodes.iter_mut().for_each(|node| drop(scope.spawn(move || node.start_again()))));
         report.figure("all answer after", "s", Some(began.elapsed().as_secs_f64()));
-        self.wait_until_complete(&nodes);
-        report.figure("all are online everywhere after", "s", Some(began.elapsed().as_secs_f64()));
         let mut counted = Vec::new();
         while counted.is_empty() || began.elapsed() < Duration::from_secs(self.seconds) {
             counted.push(average(&nodes));
@@ -59,6 +57,8 @@ impl Storm {
         report.figure("connections a node, settled", "", counted.last().copied());
         let most = nodes.iter().map(connections).reduce(f64::max);
         report.figure("connections of the node with most, settled", "", most);
+        let seen = nodes.iter().map(online).sum::<usize>() as f64 / nodes.len() as f64;
+        report.figure("members that a node has as online, settled", "", Some(seen));
         let cpu: Duration = nodes.iter().map(|node| node.usage().cpu).sum();
         report.figure("CPU a node since the restart", "s", Some(cpu.as_secs_f64() / nodes.len() as f64));
         report
@@ -67,13 +67,14 @@ impl Storm {
     /// Waits until every node has all of them as online.
     fn wait_until_complete(&self, nodes: &[Node]) {
         for node in nodes {
-            wait_until("all are online", LONG, || {
-                let rows = node.json(&["nodes"]);
-                let online = rows.as_array().into_iter().flatten().filter(|row| row["online"] == true).count();
-                online == self.nodes
-            });
+            wait_until("all are online", LONG, || online(node) == self.nodes);
         }
     }
+}
+
+fn online(node: &Node) -> usize {
+    let rows = node.json(&["nodes"]);
+    rows.as_array().into_iter().flatten().filter(|row| row["online"] == true).count()
 }
 
 fn average(nodes: &[Node]) -> f64 {

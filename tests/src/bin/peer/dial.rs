@@ -4,6 +4,7 @@ use crate::{BehaviourEvent, Failure, Peer, say, target};
 use argh::FromArgs;
 use libp2p::{Multiaddr, identify, ping, swarm::SwarmEvent};
 use serde_json::json;
+use std::time::Duration;
 
 /// Connects to an address, identifies and pings the peer, and ends.
 #[derive(FromArgs)]
@@ -15,9 +16,18 @@ pub struct Dial {
 }
 
 const PINGS: usize = 3;
+const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Dial {
-    pub async fn run(self, mut peer: Peer) -> Result<(), Failure> {
+    pub async fn run(self, peer: Peer) -> Result<(), Failure> {
+        let late = async {
+            smol::Timer::after(PATIENCE).await;
+            Err("no answer".into())
+        };
+        smol::future::or(self.talk(peer), late).await
+    }
+
+    async fn talk(self, mut peer: Peer) -> Result<(), Failure> {
         peer.connect(&self.address).await?;
         let other = target(&self.address).ok_or("an address without /p2p/PEER")?;
         let (mut said, mut pings) = (None, Vec::new());
