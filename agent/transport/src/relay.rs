@@ -2,11 +2,12 @@
 //!
 //! [`Server`] wraps libp2p's relay so that only admitted connections ([`crate::streams`]) are offered its protocol, and
 //! only while this node serves. Members have no limit of time or bytes; what is bounded is memory: reservations and
-//! circuits. [`client`] is libp2p's own. This module never decides who is a member, nor whether this node should relay.
+//! circuits. [`client`] asks for them. This module never decides who is a member, nor whether this node should relay.
 //!
 //! libp2p's relay itself must never change its status: it would send the news to relayed connections too, whose handlers
 //! panic on it. So it is switched on once, before the first connection, and the gate is here.
 
+pub mod client;
 mod gate;
 
 use std::{
@@ -30,7 +31,6 @@ use libp2p::{
 
 use crate::streams::Control;
 use gate::Gate;
-pub use libp2p::relay::client;
 
 /// Longer than any process lives: circuits of members have no end of their own.
 const NO_END: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use hive_transport::{
     Options, relay,
     streams::{self, Control},
@@ -14,17 +14,22 @@ use libp2p::{
     core::transport::ListenerId,
     identity::Keypair,
     multiaddr::Protocol,
+    ping,
+    relay::Event::ReservationReqAccepted as Granted,
     swarm::{NetworkBehaviour, SwarmEvent},
 };
 
 /// Far beyond what any step takes.
 const LONG: Duration = Duration::from_secs(60);
+/// Between pings.
+const OFTEN: Duration = Duration::from_millis(50);
 
 #[derive(NetworkBehaviour)]
 struct Behaviour {
     streams: streams::Behaviour,
     relay: relay::Server,
     circuits: relay::client::Behaviour,
+    ping: ping::Behaviour,
 }
 
 struct Node {
@@ -40,7 +45,8 @@ impl Node {
         let (transport, circuits) = relay::client::new(local);
         let relay = relay::Server::new(local, relay::Limits::default(), control.clone());
         let transport = transport_beside(transport, &identity, &Options::default()).unwrap();
-        let behaviour = Behaviour { streams, relay, circuits };
+        let ping = ping::Behaviour::new(ping::Config::new().with_interval(OFTEN));
+        let behaviour = Behaviour { streams, relay, circuits, ping };
         Node { swarm: swarm_over(transport, local, behaviour), control }
     }
 
@@ -57,6 +63,11 @@ impl Node {
                 return address;
             }
         }
+    }
+
+    /// Does all that can be done at once.
+    fn settle(&mut self) {
+        while self.swarm.next().now_or_never().is_some() {}
     }
 
     fn reserve(&mut self, relay: PeerId, at: &Multiaddr) -> ListenerId {
@@ -109,11 +120,15 @@ fn granted(serving: bool, admit: bool) -> bool {
         let asked = client.reserve(relay.id(), &at);
         is_granted(&mut relay, &mut client, asked).await
     };
+    smol::block_on(in_time(scene))
+}
+
+async fn in_time<T>(scene: impl Future<Output = T>) -> T {
     let late = async {
         async_io::Timer::after(LONG).await;
         panic!("nothing was decided")
     };
-    smol::block_on(smol::future::or(scene, late))
+    smol::future::or(scene, late).await
 }
 
 #[test]
@@ -129,4 +144,54 @@ fn a_stranger_gets_none() {
 #[test]
 fn a_node_that_does_not_serve_gives_none_to_members() {
     assert!(!granted(false, true));
+}
+
+/// The request is under way when the client gives up, and granted when it has.
+#[test]
+fn a_grant_that_nobody_waits_for_any_more_does_no_harm() {
+    let scene = async {
+        let (mut relay, mut client) = (Node::new(), Node::new());
+        relay.swarm.behaviour().relay.serve(true);
+        let at = relay.listen().await;
+        connect(&mut relay, &mut client, &at, true).await;
+        let given_up = client.reserve(relay.id(), &at);
+        client.settle();
+        assert!(client.swarm.remove_listener(given_up));
+        client.settle();
+        grants(&mut relay, &mut client).await;
+        // Once something else of the relay came to the client, the grant did.
+        ping_pong(&mut relay, &mut client).await;
+        let asked = client.reserve(relay.id(), &at);
+        assert!(is_granted(&mut relay, &mut client, asked).await);
+    };
+    smol::block_on(in_time(scene));
+}
+
+/// Runs both until the relay has granted something.
+async fn grants(relay: &mut Node, client: &mut Node) {
+    loop {
+        futures::select! {
+            event = relay.swarm.select_next_some() => {
+                if let SwarmEvent::Behaviour(BehaviourEvent::Relay(Granted { .. })) = event {
+                    return;
+                }
+            }
+            _ = client.swarm.select_next_some() => {}
+        }
+    }
+}
+
+/// A message there and back on the connection.
+async fn ping_pong(relay: &mut Node, client: &mut Node) {
+    loop {
+        futures::select! {
+            _ = relay.swarm.select_next_some() => {}
+            event = client.swarm.select_next_some() => {
+                if let SwarmEvent::Behaviour(BehaviourEvent::Ping(ping)) = event {
+                    assert!(ping.result.is_ok());
+                    return;
+                }
+            }
+        }
+    }
 }
