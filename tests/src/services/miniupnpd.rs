@@ -3,19 +3,29 @@
 use super::find;
 use crate::{
     lab::{Host, Router},
-    process::Process,
+    process::{PATIENCE, Process},
+    wait::wait_until,
 };
-use std::{fs, net::Ipv4Addr, path::PathBuf};
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 /// The router's public address. The daemon maps nothing behind one from the documentation ranges, which all others of
 /// the lab have.
 pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(44, 1, 2, 9);
+
+/// Clients take a clock that is this much behind for one that started anew (RFC 6887, section 8.5), and some more.
+const TOLD_APART: Duration = Duration::from_secs(5);
 
 /// A running daemon, which maps ports of a router on request.
 pub struct Miniupnpd {
     program: PathBuf,
     router: Router,
     process: Process,
+    since: Instant,
 }
 
 impl Miniupnpd {
@@ -26,7 +36,7 @@ impl Miniupnpd {
         run(outside, "ip", &["address", "add", &format!("{PUBLIC}/32"), "dev", "eth0"]);
         router.let_mapped_in();
         let process = launch(&program, router);
-        Some(Miniupnpd { program, router: router.clone(), process })
+        Some(Miniupnpd { program, router: router.clone(), process, since: Instant::now() })
     }
 
     /// Lets a host of the public segment reach [`PUBLIC`].
@@ -34,12 +44,14 @@ impl Miniupnpd {
         run(host, "ip", &["route", "add", &format!("{PUBLIC}/32"), "dev", "eth0"]);
     }
 
-    /// Ends it at once and starts another, which knows nothing of what was mapped.
+    /// Ends it and starts another, which knows nothing of what was mapped. It has run for long enough by then for its
+    /// successor's clock to tell them apart.
     pub fn restart(self) -> Miniupnpd {
-        let Miniupnpd { program, router, mut process } = self;
+        let Miniupnpd { program, router, mut process, since } = self;
+        wait_until("the daemon's clock shows a restart", PATIENCE, || since.elapsed() > TOLD_APART);
         process.kill();
         let process = launch(&program, &router);
-        Miniupnpd { program, router, process }
+        Miniupnpd { program, router, process, since: Instant::now() }
     }
 
     /// The ports that lead inside at the moment, as `tcp 4180`.
