@@ -75,7 +75,7 @@ fn malformed_words_are_told_apart() {
     let told = other(Options::member("garden:"));
     assert!(told.contains("error: HIVE_NETWORK: the password is empty"), "{told}");
     let told = other(Options::default().admin("no-colon-secret"));
-    assert!(told.contains("error: --admin: write USER:PASSWORD") && !told.contains("no-colon-secret"), "{told}");
+    assert!(told.contains("error: HIVE_ADMIN: write USER:PASSWORD") && !told.contains("no-colon-secret"), "{told}");
 }
 
 #[test]
