@@ -314,8 +314,10 @@ impl Node {
 
     fn connected(&mut self, id: ConnectionId) {
         if let Some(waiting) = self.dials_back.remove(&id) {
-            // It carries one number and is closed; the core has no use for it.
-            let _ = waiting.try_send(id);
+            // It carries one number and is closed, at once if it came too late; the core has no use for it.
+            if waiting.try_send(id).is_err() {
+                self.net.close_connection(id);
+            }
             return;
         }
         let dial = self.dials.remove(&id);

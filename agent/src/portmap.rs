@@ -25,6 +25,9 @@ const ROUTES: &str = "/proc/net/route";
 /// RTF_UP and RTF_GATEWAY (linux/route.h).
 const UP_BY_GATEWAY: u32 = 0x3;
 
+/// Between looks for a router where there is none.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
 /// Keeps the ports that this node listens on mapped, until told to stop; then takes them back.
 pub async fn keep(node: Handle, stop: Receiver<()>) {
     let mut driver = Driver::new(node);
@@ -93,7 +96,8 @@ impl Driver {
         let due = async {
             match self.mapper.poll_timeout() {
                 Some(at) => Timer::after(at.saturating_sub(now().mono).max(Duration::from_millis(1))).await,
-                None => std::future::pending().await,
+                // The route may come after the address, and nothing tells.
+                None => Timer::after(LOOK_AGAIN).await,
             };
             Turn::Due
         };

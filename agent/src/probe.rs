@@ -88,7 +88,7 @@ pub async fn serve(node: Handle, connection: Connection, mut stream: Stream) {
 
 async fn dial_back(node: &Handle, connection: &Connection, address: Multiaddr, nonce: u64) -> Verdict {
     log::debug!("dialling {} at {address} because it asks", connection.peer);
-    let dialled = within(DIAL_TIMEOUT, node.dial_back(connection.peer, address)).await.flatten();
+    let dialled = node.dial_back(connection.peer, address, DIAL_TIMEOUT).await;
     let Some(id) = dialled else { return Verdict::Unreached };
     let said = within(MESSAGE_TIMEOUT, say(node, id, nonce)).await.flatten();
     node.close(id).await;

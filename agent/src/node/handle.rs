@@ -273,11 +273,19 @@ impl Handle {
         let _ = self.inbox.send(Input::Mapped(addresses)).await;
     }
 
-    /// Dials a member that asked for it, from another port than this node's; the connection is the caller's to close.
-    pub async fn dial_back(&self, peer: NodeId, address: Multiaddr) -> Option<ConnectionId> {
+    /// Dials a member that asked for it, from another port than this node's; the connection is the caller's to close. One
+    /// that comes after `limit` is closed here or by the loop.
+    pub async fn dial_back(&self, peer: NodeId, address: Multiaddr, limit: Duration) -> Option<ConnectionId> {
         let (reply, dialled) = channel::bounded(1);
         self.inbox.send(Input::DialBack { peer, address, reply }).await.ok()?;
-        dialled.recv().await.ok()
+        if let Some(answered) = within(limit, dialled.recv()).await {
+            return answered.ok();
+        }
+        dialled.close();
+        if let Ok(late) = dialled.try_recv() {
+            self.close(late).await;
+        }
+        None
     }
 
     /// Closes a connection.

@@ -20,6 +20,8 @@ use hive_transport::{
 pub const READ_LEN: usize = 4 * 16 * 1024 - HEADER_LEN;
 /// Smaller runs are kept in memory of their own size.
 const SMALL: usize = 16 * 1024;
+/// What each of these takes beside its bytes: its place in the queue, and what the allocator needs.
+const OWN_COST: usize = 96;
 /// The part of the board's memory that the budget is, and its bounds.
 const PART: u128 = 16;
 const LEAST: usize = 4 * 1024 * 1024;
@@ -52,7 +54,7 @@ impl Chunk {
     fn cost(&self) -> usize {
         match &self.bytes {
             Bytes::Pooled(buffer) => buffer.len(),
-            Bytes::Own(bytes) => bytes.len(),
+            Bytes::Own(bytes) => bytes.len() + OWN_COST,
         }
     }
 }
@@ -104,7 +106,7 @@ mod tests {
     #[test]
     fn small_runs_take_their_own_size() {
         let chunk = Chunk::new(read_buffer(), 100);
-        assert_eq!((chunk.cost(), chunk.as_ref().len()), (100, 100));
+        assert_eq!((chunk.cost(), chunk.as_ref().len()), (100 + OWN_COST, 100));
         let chunk = Chunk::new(read_buffer(), SMALL);
         assert_eq!((chunk.cost(), chunk.as_ref().len()), (READ_LEN, SMALL));
     }

@@ -38,6 +38,8 @@ use super::{
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// Bytes after which a busy stream lets others go first.
 const TURN: usize = 256 * 1024;
+/// What a frame counts for beside its bytes, so that many small ones do not hold up others either.
+const FRAME_COST: usize = 256;
 /// Records of one read, and as many slices of one write.
 const SLICES: usize = 10;
 
@@ -209,15 +211,13 @@ impl Session {
         let mut turn = 0;
         loop {
             let header = reader.header().await?;
+            turn += FRAME_COST + header.len;
+            if turn >= TURN {
+                turn = 0;
+                yield_now().await;
+            }
             match header.kind {
-                Kind::Data => {
-                    self.deliver(reader, header.len).await?;
-                    turn += header.len;
-                    if turn >= TURN {
-                        turn = 0;
-                        yield_now().await;
-                    }
-                }
+                Kind::Data => self.deliver(reader, header.len).await?,
                 Kind::Eof => self.end(reader.count().await?)?,
                 Kind::Ack => self.acknowledged(reader.count().await?)?,
                 Kind::Window => {

@@ -17,7 +17,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -56,19 +56,23 @@ thread_local! {
 /// # Errors
 /// If the system gives no epoll instance, or not one thread.
 pub fn start() -> io::Result<()> {
-    static STARTED: Once = Once::new();
+    static STARTED: OnceLock<usize> = OnceLock::new();
     let pool = Pool::get()?;
-    STARTED.call_once(|| {
+    let started = STARTED.get_or_init(|| {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        for number in 1..=workers(cores) {
-            let named = thread::Builder::new().name(format!("hive-{number}")).stack_size(STACK);
-            // One thread less is slower, not wrong: a board out of threads still runs.
-            if let Err(e) = named.spawn(|| pool.work()) {
-                log::error!("cannot start a worker thread: {e}");
-            }
-        }
+        (1..=workers(cores)).filter(|number| start_one(pool, *number)).count()
     });
-    Ok(())
+    if *started > 0 { Ok(()) } else { Err(io::Error::other("the system gives no thread to work on")) }
+}
+
+/// One thread less is slower, not wrong: a board out of threads still runs.
+fn start_one(pool: &'static Pool, number: usize) -> bool {
+    let named = thread::Builder::new().name(format!("hive-{number}")).stack_size(STACK);
+    let started = named.spawn(|| pool.work());
+    if let Err(e) = &started {
+        log::error!("cannot start a worker thread: {e}");
+    }
+    started.is_ok()
 }
 
 /// Workers on a board with this many cores.

@@ -31,6 +31,10 @@ const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 /// Room before the first record of a batch for a key update.
 const HEADROOM: usize = HEADER_LEN + KEY_UPDATE.len() + TRAILER_LEN;
 const CLOSE_NOTIFY: [u8; 2] = [1, 0];
+/// Reads in a row that may yield no bytes before others have their turn.
+const BARREN_READS: usize = 8;
+/// New keys without a byte in between; an honest peer takes one in millions of records.
+const MOST_UPDATES: usize = 32;
 
 static BUFFERS: Pool = Pool::new(HEADROOM + BATCH * WIRE_MAX, 8);
 
@@ -59,6 +63,8 @@ pub struct Reader {
     filled: usize,
     opened: usize,
     plain: VecDeque<Range<usize>>,
+    /// Keys that the peer has taken since it last sent bytes.
+    updates: usize,
     closed: bool,
 }
 
@@ -91,6 +97,7 @@ impl Channel {
             filled: unread.len(),
             opened: 0,
             plain: VecDeque::new(),
+            updates: 0,
             closed: false,
         };
         if !unread.is_empty() {
@@ -145,7 +152,8 @@ impl Reader {
     /// # Errors
     /// If the connection broke, or somebody tampered with it.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        loop {
+        // A peer that sends what holds no bytes must not keep the thread.
+        for _ in 0..BARREN_READS {
             self.open_records()?;
             if !self.plain.is_empty() || self.closed {
                 return Poll::Ready(Ok(!self.plain.is_empty()));
@@ -156,6 +164,8 @@ impl Reader {
                 len => self.filled += len,
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Reads behind what is there. Whoever waits without the beginning of a record holds no buffer.
@@ -191,8 +201,15 @@ impl Reader {
             self.opened += len;
             match content {
                 Content::Data if plain == 0 => {}
-                Content::Data => self.plain.push_back(start..start + plain),
-                Content::Handshake => update(&mut self.key, &self.shared, &buffer[start..start + plain])?,
+                Content::Data => {
+                    self.updates = 0;
+                    self.plain.push_back(start..start + plain);
+                }
+                Content::Handshake if self.updates == MOST_UPDATES => return Err(Error::Malformed),
+                Content::Handshake => {
+                    self.updates += 1;
+                    update(&mut self.key, &self.shared, &buffer[start..start + plain])?;
+                }
                 Content::Alert if buffer[start..start + plain] == CLOSE_NOTIFY => self.closed = true,
                 Content::Alert => return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
             }
