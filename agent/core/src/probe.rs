@@ -58,6 +58,8 @@ struct Tested {
     /// Who failed last: another one is asked next.
     by: Option<NodeId>,
     due: Duration,
+    /// The last one asked would not try.
+    refused: bool,
     /// It was due, and nobody there to be asked.
     unasked: bool,
 }
@@ -113,6 +115,7 @@ impl Probes {
 
 impl Tested {
     fn learned(&mut self, probed: Probed, by: NodeId, now: Duration, dice: &mut Dice) {
+        self.refused &= probed == Probed::Refused;
         let pause = match probed {
             Probed::Reached => {
                 (self.reached, self.failures, self.by) = (true, 0, None);
@@ -125,7 +128,8 @@ impl Tested {
             }
             Probed::Refused => {
                 self.by = Some(by);
-                REFUSED
+                // The first time it may only not know yet that this node has joined, or the connection have gone.
+                if std::mem::replace(&mut self.refused, true) { REFUSED } else { PAUSES[0] }
             }
         };
         self.due = now + dice.jitter(pause);
