@@ -85,7 +85,8 @@ fn a_crowd_of_strangers_is_turned_away_and_members_go_on() {
     notice::say(&format!("STRANGERS: {CROWD} at once: {told}; meanwhile {exchanges} exchanges in a tunnel"));
     let count = |key: &str| told[key].as_u64().unwrap_or_default();
     assert_eq!(count("stayed") + count("turned_away"), CROWD, "{told}");
-    assert!(count("stayed") > 0 && told["shortest"].as_f64().is_some_and(|stay| stay >= STAY), "{told}");
+    // One that finds all places taken may be let in for the moment until that shows.
+    assert!(count("stayed") > 0 && told["longest"].as_f64().is_some_and(|stay| stay >= STAY), "{told}");
     assert!(exchanges > 0, "a member was served beside the crowd");
     wait_until("the crowd is gone", PATIENCE, || pair.far.usage().fds <= before);
 }
