@@ -28,7 +28,7 @@ pub struct Options {
     /// state folder (default: /var/lib/hive as root, else ~/.local/state/hive)
     #[argh(option, arg_name = "dir")]
     pub state: Option<PathBuf>,
-    /// address to listen on, repeatable (default: /ip4/0.0.0.0/tcp/4180 and /ip6/::/tcp/4180); port 0 takes any free port and keeps it
+    /// address to listen on, repeatable (default: TCP and QUIC on port 4180 of all addresses, as in /ip4/0.0.0.0/tcp/4180); port 0 takes any free port and keeps it
     #[argh(option, arg_name = "multiaddr")]
     pub listen: Vec<String>,
     /// extra address to publish, repeatable: a forwarded port of a router, or a DNS name
