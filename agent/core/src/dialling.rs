@@ -54,6 +54,7 @@ impl Core {
             if !relayed {
                 registrations.of(&peer).for_each(|registration| registration.dialled = true);
             }
+            self.connections.compare_on_others(&peer, None, now.mono);
             self.out.push(Output::Dial { peer, addresses });
         }
         for conn in self.path.spares(&self.own.id, &wants, &mut self.connections, now.mono) {

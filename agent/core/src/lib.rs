@@ -206,7 +206,7 @@ impl Core {
             Event::Wanted { peer, paths } => self.wanted(peer, paths, now),
             Event::RoundTrip { conn, rtt } => self.round_trip(conn, rtt, now),
             Event::Observed { conn, address } => self.observed(conn, address, now),
-            Event::Probed { address, probed } => self.probed(&address, probed, now),
+            Event::Probed { conn, address, probed } => self.probed(conn, &address, probed, now),
             Event::Reserved { relay } => self.reserved(relay, now),
             Event::ReservationLost { relay } => self.reservation_lost(relay, now),
             Event::Timeout => {}
@@ -220,6 +220,7 @@ impl Core {
         if self.clock.advance(now, due) {
             self.path.retry_all(now.mono);
             self.upgrades.restart_all();
+            self.probes.hint(now.mono);
             self.restart_punches(now, |_| true);
             self.own.changed(now.mono);
         }

@@ -56,7 +56,7 @@ impl Core {
     /// Tries what is due.
     pub(crate) fn punch_due(&mut self, now: Now) {
         for (conn, peer) in self.connections.due_punches(now.mono) {
-            let direct = self.connections.of(&peer).any(|(_, c)| !c.relayed && !c.left_behind && !c.joined.is_empty());
+            let direct = self.connections.of(&peer).any(|(_, c)| !c.relayed && !c.is_past() && !c.joined.is_empty());
             let Some(connection) = self.connections.get_mut(conn) else { continue };
             if direct {
                 connection.punches.due = None;

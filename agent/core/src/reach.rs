@@ -11,7 +11,7 @@ use multiaddr::{Multiaddr, Protocol};
 
 use crate::{
     ConnId, Core, Now, Output, RelayMode,
-    connections::{Connection, Connections},
+    connections::{Connection, Connections, is_quic},
     own::Own,
     path::GATHER,
 };
@@ -49,6 +49,17 @@ impl Reach {
         !std::mem::replace(proven, true)
     }
 
+    /// Notes that nobody gets in at an address like `ip` any more; true if that is news.
+    fn disprove(&mut self, ip: IpAddr) -> bool {
+        let proven = if ip.is_ipv4() { &mut self.proven4 } else { &mut self.proven6 };
+        std::mem::replace(proven, false)
+    }
+
+    /// Whether somebody got in at an address like `ip`.
+    pub fn is_proven(&self, ip: IpAddr) -> bool {
+        if ip.is_ipv4() { self.proven4 } else { self.proven6 }
+    }
+
     pub fn forget(&mut self) {
         (self.proven4, self.proven6) = (false, false);
     }
@@ -80,14 +91,29 @@ impl Core {
     /// A connection joined its first network: if its peer came unasked from the public network, so can others.
     pub(crate) fn weigh_arrival(&mut self, peer: NodeId, address: &Multiaddr, unasked: bool, now: Now) {
         let Some(ip) = public_ip(address).filter(|_| unasked && !is_relayed(address)) else { return };
-        if !self.reach.is_punching(&peer, now.mono) {
+        if !self.reach.is_punching(&peer, now.mono) && !self.answers_datagrams_alone(address) {
+            self.probes.entered(ip);
             self.proven(ip, now);
         }
+    }
+
+    /// Whether what came in may only be let in because this node wrote there first, as it does when it dials over QUIC: TCP
+    /// would tell.
+    fn answers_datagrams_alone(&self, from: &Multiaddr) -> bool {
+        let alike = |own: &&Multiaddr| transport(own) == (transport(from).0, true);
+        is_quic(from) && self.own.direct().iter().any(|own| alike(&own))
     }
 
     /// A member reached this node from outside over this family of addresses.
     pub(crate) fn proven(&mut self, ip: IpAddr, now: Now) {
         if self.reach.prove(ip) {
+            self.reach_changed(now);
+        }
+    }
+
+    /// Members tried every address like this one in vain, several times.
+    pub(crate) fn disproven(&mut self, ip: IpAddr, now: Now) {
+        if self.reach.disprove(ip) {
             self.reach_changed(now);
         }
     }

@@ -149,6 +149,8 @@ impl Core {
             return;
         }
         let peer = connection.peer;
+        self.routes_changed |= std::mem::take(&mut connection.superseded);
+        connection.heard = now.mono;
         let is_compare = matches!(message.body, SyncMessage::Compare { .. });
         if is_compare {
             connection.compare_at.remove(&message.network);

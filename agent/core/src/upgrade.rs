@@ -73,12 +73,21 @@ impl Core {
         self.upgrades.0.retain(|peer, _| better.contains_key(peer));
         for (peer, addresses) in better {
             let attempts = self.upgrades.0.entry(peer).or_default();
-            if attempts.is_due(now.mono, &mut self.dice) {
+            let due = attempts.is_due(now.mono, &mut self.dice);
+            if due {
                 attempts.tried(now.mono);
-                self.out.push(Output::Upgrade { peer, addresses });
             }
             self.path.review_at(attempts.plan(now.mono, &mut self.dice));
+            if due {
+                self.dial_beside(peer, addresses, now);
+            }
         }
+    }
+
+    /// Dials a connected peer for one more path, after a sign on those there are that they live.
+    pub(crate) fn dial_beside(&mut self, peer: NodeId, addresses: Vec<Multiaddr>, now: Now) {
+        self.connections.compare_on_others(&peer, None, now.mono);
+        self.out.push(Output::Upgrade { peer, addresses });
     }
 
     /// Somebody waits for a direct path to a peer: the next attempt is now, unless one was just made.
@@ -92,7 +101,7 @@ impl Core {
     /// None where there is no better one.
     fn better(&self, peer: &NodeId) -> Option<Vec<Multiaddr>> {
         let joined: Vec<&Connection> =
-            self.connections.of(peer).map(|(_, c)| c).filter(|c| !c.joined.is_empty() && !c.left_behind).collect();
+            self.connections.of(peer).map(|(_, c)| c).filter(|c| !c.joined.is_empty() && !c.is_past()).collect();
         let direct = joined.iter().any(|c| !c.relayed);
         if joined.is_empty() || joined.iter().any(|c| !c.relayed && !c.is_quic()) {
             return None;
