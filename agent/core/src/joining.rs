@@ -121,6 +121,9 @@ impl Core {
         let Some(connection) = self.connections.get(conn) else { return };
         let (peer, address, unasked) = (connection.peer, connection.address.clone(), !connection.dialled);
         let relayed = connection.relayed;
+        if let Some(ip) = ip(&address).filter(|_| !relayed) {
+            self.met.met(peer, ip);
+        }
         if !unasked {
             self.connections.compare_on_others(&peer, Some(conn), now.mono + OTHER_COMPARES);
         } else if relayed || !self.reach.is_punching(&peer, now.mono) {

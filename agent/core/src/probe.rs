@@ -19,6 +19,7 @@ use crate::{
     ConnId, Core, Now, Output,
     dialling::addresses_of,
     outbox::Dice,
+    own::Rank,
     reach::{ip, public_ip},
 };
 
@@ -125,20 +126,19 @@ impl Probes {
     }
 
     /// Somebody came in over this family of addresses, by whichever of them.
-    pub fn entered(&mut self, ip: IpAddr) {
+    fn entered(&mut self, ip: IpAddr) {
         for (_, tested) in self.tested.iter_mut().filter(|(address, _)| is_like(address, ip)) {
             (tested.reached, tested.failures) = (true, 0);
         }
     }
 
     /// Whether a public address was tried in vain by more than one, or more than once.
-    pub fn has_failed(&self, address: &Multiaddr) -> bool {
+    fn has_failed(&self, address: &Multiaddr) -> bool {
         self.tested.get(address).is_some_and(Tested::has_failed)
     }
 
-    /// Whether a member got through to this address.
-    pub fn was_reached(&self, address: &Multiaddr) -> bool {
-        self.tested.get(address).is_some_and(|tested| tested.reached)
+    fn ranks(&self) -> BTreeMap<Multiaddr, Rank> {
+        self.tested.iter().map(|(address, tested)| (address.clone(), tested.rank())).collect()
     }
 
     pub fn next(&self) -> Option<Duration> {
@@ -163,6 +163,14 @@ impl Probes {
 impl Tested {
     fn has_failed(&self) -> bool {
         !self.reached && self.failures >= CERTAIN
+    }
+
+    fn rank(&self) -> Rank {
+        match (self.reached, self.has_failed()) {
+            (true, _) => Rank::Reached,
+            (false, true) => Rank::Failed,
+            (false, false) => Rank::Untried,
+        }
     }
 
     fn learned(&mut self, probed: Probed, by: NodeId, now: Duration, dice: &mut Dice) {
@@ -286,11 +294,24 @@ impl Core {
             return;
         }
         tested.learned(probed, by, now.mono, &mut self.dice);
+        self.rank_addresses(now);
         let Some(ip) = public_ip(address) else { return };
         match probed {
             Probed::Reached if self.is_decisive(address, ip) => self.proven(ip, now),
             Probed::Unreached if !self.may_be_reached(ip) => self.disproven(ip, now),
             _ => {}
+        }
+    }
+
+    /// Somebody came in from outside over this family of addresses.
+    pub(crate) fn entered(&mut self, ip: IpAddr, now: Now) {
+        self.probes.entered(ip);
+        self.rank_addresses(now);
+    }
+
+    fn rank_addresses(&mut self, now: Now) {
+        if self.own.set_ranks(self.probes.ranks()) {
+            self.own.changed(now.mono);
         }
     }
 

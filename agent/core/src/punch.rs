@@ -78,8 +78,11 @@ impl Core {
         if early {
             return None;
         }
-        connection.punches.answered = Some(now.mono);
         let peer = connection.peer;
+        if !self.met.may_punch(peer, now.mono) {
+            return None;
+        }
+        connection.punches.answered = Some(now.mono);
         self.reach.punching(peer, now.mono);
         Some(self.punch_candidates())
     }

@@ -92,7 +92,7 @@ impl Core {
     pub(crate) fn weigh_arrival(&mut self, peer: NodeId, address: &Multiaddr, unasked: bool, now: Now) {
         let Some(ip) = public_ip(address).filter(|_| unasked && !is_relayed(address)) else { return };
         if !self.reach.is_punching(&peer, now.mono) && !self.answers_datagrams_alone(address) {
-            self.probes.entered(ip);
+            self.entered(ip, now);
             self.proven(ip, now);
         }
     }

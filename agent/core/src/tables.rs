@@ -79,6 +79,7 @@ impl Core {
         }
         if differs {
             self.path.retry_all(now.mono);
+            self.met.forgive();
             self.upgrades.restart_all();
         }
     }
@@ -280,7 +281,9 @@ impl Core {
     /// A member may have moved: paths to where it was are the worse ones.
     fn relocated(&mut self, network: &NetworkName, node: &NodeId, before: &[Multiaddr]) {
         let Some(entry) = self.tables.get(network).and_then(|table| table.get(node)) else { return };
-        if entry.record.addresses != before {
+        let after = &entry.record.addresses;
+        // The same in another order is no move.
+        if after.len() != before.len() || after.iter().any(|address| !before.contains(address)) {
             self.connections.leave_behind(node, before, &entry.record.addresses);
             self.upgrades.restart(node);
             self.routes_changed = true;
@@ -364,6 +367,8 @@ impl Core {
                 self.out.persist(Change::RecordGone { network: network.clone(), node });
             }
         }
+        let tables = &self.tables;
+        self.met.keep(|peer| tables.values().any(|table| table.get(peer).is_some()));
     }
 
     /// Forgets a node's record, because it is kept out.

@@ -239,3 +239,24 @@ fn a_dial_back_is_no_sign_that_the_peer_has_lost_its_paths() {
     bench.tell(Event::Joined { conn: relayed, network: lab(), secret: secret(1) });
     assert_eq!(path(&bench), before);
 }
+
+#[test]
+fn what_was_reached_is_named_first_and_what_failed_last_and_nothing_is_left_out() {
+    let dead = "/ip4/203.0.113.10/tcp/4180";
+    let mut bench = bench(&[dead, TCP], 1);
+    let sees_dead = bench.connect_from(2, true, at("/ip4/198.51.100.2/tcp/4180"));
+    bench.tell(Event::Joined { conn: sees_dead, network: lab(), secret: secret(1) });
+    bench.tell(Event::Observed { conn: sees_dead, address: at(dead) });
+    assert_eq!(bench.core.addresses(), [dead, TCP].map(at));
+    for _ in 0..60 {
+        for (conn, address) in asked(&bench) {
+            let probed = if address == at(TCP) { Probed::Reached } else { Probed::Unreached };
+            bench.tell(Event::Probed { conn, address, probed });
+        }
+        bench.pass(secs(1));
+    }
+    assert_eq!(bench.core.addresses(), [TCP, dead].map(at));
+    bench.tell(Event::Addresses([dead, TCP].map(at).to_vec()));
+    assert_eq!(bench.core.addresses(), [TCP, dead].map(at), "the order is no change of the addresses");
+    assert_eq!(bench.core.reachability(), Reachability::Public);
+}
