@@ -235,6 +235,14 @@ impl Connections {
         self.of(peer).min_by_key(|(id, c)| (c.joined.is_empty(), c.rank(), *id))
     }
 
+    /// Notes where connections leave from of which that was not known: those made while an address changed come before the
+    /// news of it.
+    pub fn locate(&mut self, local: impl Fn(&IpAddr) -> Option<IpAddr>) {
+        for connection in self.all.values_mut().filter(|c| !c.relayed && c.local.is_none()) {
+            connection.local = ip(&connection.address).and_then(|remote| local(&remote));
+        }
+    }
+
     /// Notes which direct connections lead to where the peer was `before`, and is not any more.
     pub fn leave_behind(&mut self, peer: &NodeId, before: &[Multiaddr], after: &[Multiaddr]) {
         let is_in = |addresses: &[Multiaddr], remote| addresses.iter().filter_map(ip).any(|ip| ip == remote);

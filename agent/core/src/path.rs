@@ -119,6 +119,7 @@ struct Circuit {
     failures: u32,
     next: Duration,
     dialling: Option<Duration>,
+    last_try: Option<Duration>,
 }
 
 impl Target {
@@ -187,6 +188,16 @@ impl Paths {
         circuit.next = now + dice.jitter(pause);
         target.last_error.get_or_insert(reason);
         self.review_at(now);
+    }
+
+    /// A record that a peer has just made was heard: it is up, and may have its relays again.
+    pub fn spoke(&mut self, peer: &NodeId, now: Duration) {
+        let Some(target) = self.targets.get_mut(peer) else { return };
+        let after = |last: Option<Duration>, pause| last.map_or(now, |last: Duration| now.max(last + pause));
+        target.next = target.next.min(after(target.last_try, URGENT_PAUSE));
+        target.circuit.next = target.circuit.next.min(after(target.circuit.last_try, FIRST_PAUSE));
+        let next = target.next.min(target.circuit.next);
+        self.review_at(next);
     }
 
     /// The last connection to a peer is gone.
@@ -340,7 +351,7 @@ impl Paths {
         let at = target.circuit.next.max(after_direct);
         let due = at <= now;
         if due {
-            target.circuit.dialling = Some(now);
+            (target.circuit.dialling, target.circuit.last_try) = (Some(now), Some(now));
         } else {
             self.review_at(at);
         }

@@ -31,7 +31,7 @@ const PAUSES: [Duration; 4] =
 const SELDOM: Duration = Duration::from_secs(3600);
 /// Between tries of an address that was reached, and the least of it where something hints that it no longer can be.
 const AGAIN: Duration = Duration::from_secs(900);
-const HINTED: Duration = Duration::from_secs(60);
+const HINTED: Duration = Duration::from_secs(20);
 /// Longest pause after members that would not try.
 const REFUSED: Duration = Duration::from_secs(60);
 /// A probe of which nothing is heard for so long is forgotten.

@@ -71,6 +71,8 @@ impl Core {
         let differs = self.own.set_addresses(addresses);
         if differs {
             self.moved(&before, now);
+            let own = &self.own;
+            self.connections.locate(|remote| own.only_ip_like(remote));
         }
         if differs && before.is_empty() {
             self.own.located(now.mono);
@@ -265,6 +267,9 @@ impl Core {
                 self.relocated(network, &node, &before);
                 self.learned(network, node, now);
             }
+        }
+        if !self.connections.is_connected(&node) {
+            self.path.spoke(&node, now.mono);
         }
         self.give_up_stale(network, &node);
         Ok(true)

@@ -255,3 +255,26 @@ fn a_member_cannot_make_others_knock_at_somebodys_door_for_ever() {
     bench.tell(Event::Wanted { peer: id(1), paths: PathRule::Any });
     assert_eq!(bench.dials(), [id(1)], "somebody here waits for it");
 }
+
+#[test]
+fn a_peer_that_speaks_again_is_dialled_over_its_relay_at_once() {
+    let mut bench = Bench::new();
+    let relay = bench.member(2);
+    let circuit = circuit(&address(2), &id(2));
+    let record = |seq| signed(1, &PeerRecord { addresses: vec![circuit.clone()], ..said_by(1, seq) });
+    bench.hear_record(relay, record(5));
+    for _ in 0..60 {
+        bench.pass(secs(1));
+        if !bench.dials().is_empty() {
+            bench.tell(Event::DialFailed { peer: id(1), relayed: true, reason: "no reservation".into() });
+        }
+    }
+    bench.pass(secs(2));
+    while !bench.dials().is_empty() {
+        bench.tell(Event::DialFailed { peer: id(1), relayed: true, reason: "no reservation".into() });
+        bench.pass(secs(2));
+    }
+    bench.hear_record(relay, record(6));
+    bench.pass(millis(10));
+    assert_eq!(bench.dials(), [id(1)]);
+}

@@ -206,7 +206,7 @@ fn a_path_that_is_lost_has_the_addresses_tried_again_soon() {
     let [(conn, address)] = &asked(&bench)[..] else { panic!("not tried") };
     bench.tell(Event::Probed { conn: *conn, address: address.clone(), probed: Probed::Reached });
     bench.core.probes.hint(bench.now.mono);
-    bench.pass(secs(30));
+    bench.pass(secs(15));
     assert!(asked(&bench).is_empty(), "not as often as a peer likes");
 }
 
