@@ -189,7 +189,12 @@ impl Core {
 
 fn mapping(connections: &Connections, own: &Own) -> Mapping {
     let dialled: Vec<_> = observed(connections).filter(|(c, _)| c.dialled).map(|(_, address)| address).collect();
-    let translated: Vec<_> = dialled.iter().filter(|address| !own.direct().contains(address)).collect();
+    // What leaves over a family that this node does not listen on leaves from any port, and a port of its own at an IP address
+    // of its own is no router's work.
+    let listens = |address: &Multiaddr| own.direct().iter().any(|at| transport(at) == transport(address));
+    let dialled: Vec<_> = dialled.into_iter().filter(|address| listens(address)).collect();
+    let is_own = |address: &Multiaddr| own.direct().iter().any(|at| ip(at) == ip(address));
+    let translated: Vec<_> = dialled.iter().filter(|address| !is_own(address)).collect();
     if translated.is_empty() {
         return if dialled.is_empty() { Mapping::Unknown } else { Mapping::None };
     }
@@ -308,6 +313,20 @@ mod tests {
         assert_eq!(see(2, 4180), Mapping::Independent);
         assert_eq!(see(3, 5001), Mapping::Dependent);
         assert_eq!(bench.core.reachability(), Reachability::Private);
+    }
+
+    #[test]
+    fn a_port_of_its_own_at_an_address_of_its_own_is_no_routers_work() {
+        let mut bench = Bench::new();
+        bench.tell(Event::Addresses(vec![address("/ip4/203.0.113.9/tcp/4180")]));
+        for (n, seen) in
+            [(1, "/ip6/2001:db8::9/tcp/50001"), (2, "/ip6/2001:db8::9/tcp/50002"), (3, "/ip4/203.0.113.9/tcp/5")]
+        {
+            let conn = bench.connect_from(n, true, address(&format!("/ip4/198.51.100.{n}/tcp/4180")));
+            bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
+            bench.tell(Event::Observed { conn, address: address(seen) });
+        }
+        assert_eq!((bench.core.mapping(), bench.core.reachability()), (Mapping::None, Reachability::Unknown));
     }
 
     #[test]
