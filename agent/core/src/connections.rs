@@ -35,8 +35,6 @@ pub(crate) struct Connection {
     pub left_behind: bool,
     /// The peer has dialled again since, and nothing was heard here after that.
     pub superseded: bool,
-    /// When the peer last said something of its table.
-    pub heard: Duration,
     pub since: Duration,
     pub rtt: Option<Duration>,
     /// Where the peer says that it sees this node.
@@ -85,7 +83,6 @@ impl Connection {
             local: None,
             left_behind: false,
             superseded: false,
-            heard: now,
             since: now,
             rtt: None,
             observed: None,
@@ -256,14 +253,13 @@ impl Connections {
     /// meanwhile, and those on which it says the contrary ([`Connections::compare_on_others`]). Says whether there are any.
     pub fn supersede(&mut self, by: ConnId) -> bool {
         let Some((peer, since)) = self.get(by).map(|c| (c.peer, c.since)) else { return false };
-        let old = |c: &&mut Connection| c.peer == peer && c.since.max(c.heard) + MEANWHILE < since;
+        let old = |c: &&mut Connection| c.peer == peer && c.since + MEANWHILE < since;
         self.all.values_mut().filter(old).map(|connection| connection.superseded = true).count() > 0
     }
 
-    /// This end dials, or dialled, though it has other connections to the peer: something said on them tells it that they
-    /// live.
-    pub fn compare_on_others(&mut self, peer: &NodeId, dialled: Option<ConnId>, at: Duration) {
-        for (_, other) in self.all.iter_mut().filter(|(id, c)| Some(**id) != dialled && c.peer == *peer) {
+    /// This end dialled though it has other connections to the peer: something said on them tells it that they live.
+    pub fn compare_on_others(&mut self, peer: &NodeId, dialled: ConnId, at: Duration) {
+        for (_, other) in self.all.iter_mut().filter(|(id, c)| **id != dialled && c.peer == *peer) {
             other.compare_at.extend(other.joined.keys().map(|network| (network.clone(), at)));
         }
     }

@@ -66,7 +66,6 @@ impl Core {
             if let Some(reason) = claimed {
                 self.met.dialled_at_claims(peer, reason, now.mono);
             }
-            self.connections.compare_on_others(&peer, None, now.mono);
             self.out.push(Output::Dial { peer, addresses });
         }
         for conn in self.path.spares(&self.own.id, &wants, &mut self.connections, now.mono) {

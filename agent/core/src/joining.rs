@@ -125,7 +125,7 @@ impl Core {
             self.met.met(peer, ip);
         }
         if !unasked {
-            self.connections.compare_on_others(&peer, Some(conn), now.mono + OTHER_COMPARES);
+            self.connections.compare_on_others(&peer, conn, now.mono + OTHER_COMPARES);
         } else if relayed || !self.reach.is_punching(&peer, now.mono) {
             self.routes_changed |= self.connections.supersede(conn);
         }

@@ -214,6 +214,9 @@ impl Core {
         let mut due = self.probes.tested.iter().filter(|(_, tested)| tested.due <= now.mono);
         let found = due.find_map(|(address, tested)| Some((address.clone(), self.prober(address, tested.by)?)));
         if let Some((address, (asked, by))) = found {
+            if let Some(ip) = public_ip(&address) {
+                self.probes.sought[usize::from(ip.is_ipv6())] = Sought::default();
+            }
             self.probes.running = Some(Running { address: address.clone(), asked, by, since: now.mono });
             self.out.push(Output::Probe { conn: asked, address });
         } else {
@@ -261,7 +264,7 @@ impl Core {
         sought.next = now.mono + pause_after(sought.tries);
         let next = sought.next;
         let addresses = ways.get(&peer).cloned().unwrap_or_default();
-        self.dial_beside(peer, addresses, now);
+        self.out.push(Output::Upgrade { peer, addresses });
         Some(next)
     }
 

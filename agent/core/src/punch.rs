@@ -149,6 +149,8 @@ mod tests {
         bench.pass(secs(30));
         let again = relayed_member(&mut bench, false);
         assert_eq!(path(&bench), Some(again), "the circuit before is as dead");
+        bench.hear_of(direct, 1, 5);
+        assert_eq!(path(&bench), Some(direct), "it speaks: the peer only wanted one more");
     }
 
     #[test]

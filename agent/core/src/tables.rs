@@ -153,7 +153,6 @@ impl Core {
         }
         let peer = connection.peer;
         self.routes_changed |= std::mem::take(&mut connection.superseded);
-        connection.heard = now.mono;
         let is_compare = matches!(message.body, SyncMessage::Compare { .. });
         if is_compare {
             connection.compare_at.remove(&message.network);

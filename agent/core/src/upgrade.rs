@@ -85,14 +85,8 @@ impl Core {
                 self.met.dialled_at_claims(peer, *reason, now.mono);
             }
             let addresses = known.into_iter().chain(claimed.into_iter().filter(|_| claims)).collect();
-            self.dial_beside(peer, addresses, now);
+            self.out.push(Output::Upgrade { peer, addresses });
         }
-    }
-
-    /// Dials a connected peer for one more path, after a sign on those there are that they live.
-    pub(crate) fn dial_beside(&mut self, peer: NodeId, addresses: Vec<Multiaddr>, now: Now) {
-        self.connections.compare_on_others(&peer, None, now.mono);
-        self.out.push(Output::Upgrade { peer, addresses });
     }
 
     /// Somebody waits for a direct path to a peer: the next attempt is now, unless one was just made.
