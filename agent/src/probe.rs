@@ -57,7 +57,7 @@ pub async fn ask(node: Handle, connection: Connection, address: Multiaddr) {
         Some(Verdict::Refused) | None => Probed::Refused,
     };
     log::debug!("{} was asked to dial {address}: {probed:?}", connection.peer);
-    node.event(Event::Probed { address, probed }).await;
+    node.event(Event::Probed { conn: connection.conn, address, probed }).await;
 }
 
 /// Hears the number of a probe. While none is under way nobody has anything to say here.

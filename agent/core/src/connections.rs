@@ -33,6 +33,8 @@ pub(crate) struct Connection {
     pub local: Option<IpAddr>,
     /// The peer has said that it is no longer where this connection leads.
     pub left_behind: bool,
+    /// The peer has dialled again since, and nothing was heard here after that.
+    pub superseded: bool,
     pub since: Duration,
     pub rtt: Option<Duration>,
     /// Where the peer says that it sees this node.
@@ -80,6 +82,7 @@ impl Connection {
             relayed,
             local: None,
             left_behind: false,
+            superseded: false,
             since: now,
             rtt: None,
             observed: None,
@@ -124,10 +127,15 @@ impl Connection {
         now.into()
     }
 
+    /// Whether it most likely leads nowhere any more.
+    pub fn is_past(&self) -> bool {
+        self.left_behind || self.superseded
+    }
+
     /// What makes a path the better one, the smaller first: to where the peer is before to where it was, direct before
     /// relayed, TCP before QUIC, the oldest first.
     pub fn rank(&self) -> impl Ord + use<> {
-        (self.left_behind, self.relayed, self.is_quic(), self.since)
+        (self.is_past(), self.relayed, self.is_quic(), self.since)
     }
 
     fn is_stranger(&self) -> bool {
@@ -224,6 +232,14 @@ impl Connections {
         self.of(peer).min_by_key(|(id, c)| (c.joined.is_empty(), c.rank(), *id))
     }
 
+    /// Notes where connections leave from of which that was not known: those made while an address changed come before the
+    /// news of it.
+    pub fn locate(&mut self, local: impl Fn(&IpAddr) -> Option<IpAddr>) {
+        for connection in self.all.values_mut().filter(|c| !c.relayed && c.local.is_none()) {
+            connection.local = ip(&connection.address).and_then(|remote| local(&remote));
+        }
+    }
+
     /// Notes which direct connections lead to where the peer was `before`, and is not any more.
     pub fn leave_behind(&mut self, peer: &NodeId, before: &[Multiaddr], after: &[Multiaddr]) {
         let is_in = |addresses: &[Multiaddr], remote| addresses.iter().filter_map(ip).any(|ip| ip == remote);
@@ -233,11 +249,19 @@ impl Connections {
         }
     }
 
-    /// A peer dials only when it has no connection: those that this end still has lead nowhere, but for one that was being
-    /// made meanwhile. Says whether there are any.
-    pub fn come_round(&mut self, peer: &NodeId, now: Duration) -> bool {
-        let old = |c: &&mut Connection| c.peer == *peer && c.since + MEANWHILE < now;
-        self.all.values_mut().filter(old).map(|connection| connection.left_behind = true).count() > 0
+    /// A peer dials when it has no connection: those that this end still has lead nowhere, but for one that was being made
+    /// meanwhile, and those on which it says the contrary ([`Connections::compare_on_others`]). Says whether there are any.
+    pub fn supersede(&mut self, by: ConnId) -> bool {
+        let Some((peer, since)) = self.get(by).map(|c| (c.peer, c.since)) else { return false };
+        let old = |c: &&mut Connection| c.peer == peer && c.since + MEANWHILE < since;
+        self.all.values_mut().filter(old).map(|connection| connection.superseded = true).count() > 0
+    }
+
+    /// This end dialled though it has other connections to the peer: something said on them tells it that they live.
+    pub fn compare_on_others(&mut self, peer: &NodeId, dialled: ConnId, at: Duration) {
+        for (_, other) in self.all.iter_mut().filter(|(id, c)| **id != dialled && c.peer == *peer) {
+            other.compare_at.extend(other.joined.keys().map(|network| (network.clone(), at)));
+        }
     }
 
     /// Asks for a join at `at`, unless one is running or due earlier.

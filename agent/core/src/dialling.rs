@@ -8,6 +8,7 @@ use multiaddr::Multiaddr;
 use crate::{
     Core, Now, Output,
     connections::Connections,
+    met::Sorted,
     path::{Candidate, Dial, Reason, Ways},
     peers::Table,
     reach::{is_relayed, relay_of},
@@ -47,12 +48,23 @@ impl Core {
         self.review_relays(now);
         let wants = self.wants(now);
         self.upgrade_due(&wants, now);
-        let (tables, connections, registrations) = (&self.tables, &self.connections, &mut self.registrations);
-        let identities = registrations.addresses();
-        let known = |peer: &NodeId| ways(addresses_of(tables, identities.get(peer), peer), connections);
-        for Dial { peer, addresses, relayed } in self.path.plan(&wants, connections, known, now.mono) {
+        let identities = self.registrations.addresses();
+        let (tables, connections, met, loopback) = (&self.tables, &self.connections, &self.met, self.own.is_local());
+        let known = |peer: &NodeId| {
+            let told = identities.get(peer).cloned().unwrap_or_default();
+            let mut recorded = addresses_of(tables, None, peer);
+            let relayed = over_relays(told.iter().chain(&recorded), connections);
+            recorded.retain(|at| !told.contains(at));
+            let Sorted { known, claimed } = met.sort(peer, recorded, loopback);
+            let direct = told.into_iter().filter(|at| !is_relayed(at)).chain(known).collect();
+            Ways { direct, claimed, claimed_at: met.claims_due(peer), relayed }
+        };
+        for Dial { peer, addresses, relayed, claimed } in self.path.plan(&wants, connections, known, now.mono) {
             if !relayed {
-                registrations.of(&peer).for_each(|registration| registration.dialled = true);
+                self.registrations.of(&peer).for_each(|registration| registration.dialled = true);
+            }
+            if let Some(reason) = claimed {
+                self.met.dialled_at_claims(peer, reason, now.mono);
             }
             self.out.push(Output::Dial { peer, addresses });
         }
@@ -126,16 +138,15 @@ impl Core {
     }
 }
 
-/// Sorts a peer's addresses: those to dial directly, and the ways over relays to which there is a direct connection that
-/// belongs to a network.
-fn ways(addresses: Vec<Multiaddr>, connections: &Connections) -> Ways {
-    let (relayed, direct): (Vec<_>, Vec<_>) = addresses.into_iter().partition(is_relayed);
-    let relays: BTreeSet<NodeId> = relayed.iter().filter_map(relay_of).collect();
+/// The ways over relays that are among a peer's addresses, where there is a direct connection to the relay that belongs to
+/// a network.
+fn over_relays<'a>(addresses: impl Iterator<Item = &'a Multiaddr>, connections: &Connections) -> Vec<Multiaddr> {
+    let relays: BTreeSet<NodeId> = addresses.filter_map(relay_of).collect();
     let over = |relay: NodeId| {
         let mut ways = connections.of(&relay).filter(|(_, c)| !c.relayed && !c.joined.is_empty());
         ways.next().map(|(_, c)| circuit(&c.address, &relay))
     };
-    Ways { direct, relayed: relays.into_iter().filter_map(over).collect() }
+    relays.into_iter().filter_map(over).collect()
 }
 
 /// Where a peer may be: as a person said, then as its records say.

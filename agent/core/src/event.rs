@@ -195,6 +195,8 @@ pub enum Event {
     },
     /// A member has tried, or would not, to dial an address; see [`Output::Probe`].
     Probed {
+        /// The connection over which it was asked.
+        conn: ConnId,
         /// The address.
         address: Multiaddr,
         /// What came of it.

@@ -31,9 +31,6 @@ impl Core {
             self.close(conn, "connected to itself");
             return;
         }
-        if !dialled && (relayed || !self.reach.is_punching(&peer, now.mono)) {
-            self.routes_changed |= self.connections.come_round(&peer, now.mono);
-        }
         self.path.connected(&peer, dialled, relayed, now.mono);
         self.tables.values_mut().for_each(|table| table.set_lost(&peer, false));
         self.touch(&peer, true, now);
@@ -51,6 +48,10 @@ impl Core {
         self.routes_changed |= !gone.joined.is_empty();
         self.touch(&peer, true, now);
         self.path.review_at(now.mono + GATHER);
+        if !gone.relayed && !gone.joined.is_empty() {
+            // The router before this node may have begun anew, or a firewall been closed.
+            self.probes.hint(now.mono);
+        }
         if self.connections.is_connected(&peer) {
             self.upgrades.restart(&peer);
             self.restart_punches(now, |c| c.peer == peer);
@@ -113,12 +114,26 @@ impl Core {
         }
     }
 
-    /// A connection has joined a network: it may prove how this node is reached, or be worth a hole punch.
+    /// A connection has joined a network: it may prove how this node is reached, or be worth a hole punch. What joins
+    /// nothing, as a dial back does, tells nothing.
     fn arrived(&mut self, conn: ConnId, now: Now) {
         self.probes.somebody_came(now.mono);
         let Some(connection) = self.connections.get(conn) else { return };
         let (peer, address, unasked) = (connection.peer, connection.address.clone(), !connection.dialled);
-        if connection.relayed {
+        let relayed = connection.relayed;
+        if let Some(ip) = ip(&address).filter(|_| !relayed) {
+            self.met.met(peer, ip);
+        }
+        if !unasked {
+            self.connections.compare_on_others(&peer, conn, now.mono + OTHER_COMPARES);
+        } else if relayed || !self.reach.is_punching(&peer, now.mono) {
+            self.routes_changed |= self.connections.supersede(conn);
+        }
+        if relayed && unasked {
+            // It has just failed to dial this node directly, or was slow to.
+            self.probes.hint(now.mono);
+        }
+        if relayed {
             self.restart_punches(now, |c| c.peer == peer);
         } else {
             self.weigh_arrival(peer, &address, unasked, now);

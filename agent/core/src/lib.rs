@@ -7,7 +7,7 @@
 //!
 //! Each room decides one thing and knows nothing of the others: `membership` (networks and their secrets), `peers` and
 //! `sync` (the table), `newcomers` (how fast it grows), `own` (this node's record), `connections`, `path` (whom to
-//! dial), `reach`, `probe`, `relays`, `punch` and `upgrade` (ways through NATs, and back to better ones), `routes`
+//! dial), `met` (where a peer's word leads), `reach`, `probe`, `relays`, `punch` and `upgrade` (ways through NATs, and back to better ones), `routes`
 //! (proxies and admission), `stream` (what a carrier has yet to take), `share` (who may have how much), `register`,
 //! `session`, `guard`, [`acme`] (when certificates are ordered), [`portmap`] (which ports a router maps here),
 //! [`update`] (when another binary takes this one's place). [`Core`] only carries news between them.
@@ -23,6 +23,7 @@ mod event;
 mod guard;
 mod joining;
 mod membership;
+mod met;
 mod newcomers;
 mod outbox;
 mod own;
@@ -56,6 +57,7 @@ use std::{
 use hive_protocol::{NetworkName, NodeId};
 
 pub use event::*;
+pub use met::is_ordinary_port;
 pub use probe::Probed;
 pub use queries::ConnectionInfo;
 pub use routes::{Epoch, Routes, Standing, wrong_path};
@@ -65,6 +67,7 @@ use crate::{
     connections::Connections,
     guard::Guards,
     membership::Membership,
+    met::Met,
     newcomers::Newcomers,
     outbox::{Dice, Outbox},
     own::Own,
@@ -91,6 +94,7 @@ pub struct Core {
     tables: BTreeMap<NetworkName, Table>,
     connections: Connections,
     newcomers: Newcomers,
+    met: Met,
     path: Paths,
     reach: Reach,
     relays: Relays,
@@ -128,6 +132,7 @@ impl Core {
             tables: BTreeMap::new(),
             connections: Connections::default(),
             newcomers: Newcomers::default(),
+            met: Met::default(),
             path: Paths::default(),
             reach: Reach::default(),
             relays: Relays::default(),
@@ -206,7 +211,7 @@ impl Core {
             Event::Wanted { peer, paths } => self.wanted(peer, paths, now),
             Event::RoundTrip { conn, rtt } => self.round_trip(conn, rtt, now),
             Event::Observed { conn, address } => self.observed(conn, address, now),
-            Event::Probed { address, probed } => self.probed(&address, probed, now),
+            Event::Probed { conn, address, probed } => self.probed(conn, &address, probed, now),
             Event::Reserved { relay } => self.reserved(relay, now),
             Event::ReservationLost { relay } => self.reservation_lost(relay, now),
             Event::Timeout => {}
@@ -219,7 +224,9 @@ impl Core {
         let due = self.poll_timeout();
         if self.clock.advance(now, due) {
             self.path.retry_all(now.mono);
+            self.met.forgive();
             self.upgrades.restart_all();
+            self.probes.hint(now.mono);
             self.restart_punches(now, |_| true);
             self.own.changed(now.mono);
         }

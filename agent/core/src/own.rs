@@ -1,6 +1,6 @@
 //! What this node says of itself: name, addresses and version, signed anew for each network when they change.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use hive_protocol::{NetworkName, NodeId, NodeName, PeerRecord, SignedRecord, record};
 use multiaddr::Multiaddr;
@@ -18,6 +18,16 @@ const REFRESH: Duration = Duration::from_secs(30 * 60);
 /// Bytes that addresses may take in a record; the rest of it needs well under 1 KiB.
 const ADDRESS_BYTES: usize = 2048;
 
+/// What became of tries to dial one of this node's addresses: those that lead here are named first. None is left out,
+/// since what is closed to the world may be open to the same local network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) enum Rank {
+    Reached,
+    #[default]
+    Untried,
+    Failed,
+}
+
 /// This node.
 pub(crate) struct Own {
     config: Config,
@@ -28,6 +38,7 @@ pub(crate) struct Own {
     /// What it publishes: its own addresses, then those of the relays that hold a reservation for it.
     pub addresses: Vec<Multiaddr>,
     direct: Vec<Multiaddr>,
+    ranks: BTreeMap<Multiaddr, Rank>,
     circuits: Vec<Multiaddr>,
     issue_at: Option<Duration>,
     refresh_at: Duration,
@@ -37,13 +48,18 @@ impl Own {
     pub fn new(config: Config, name: NodeName, now: Duration, dice: &mut Dice) -> Self {
         let id = NodeId::from(&config.key.public());
         let refresh_at = now + dice.jitter(REFRESH);
-        let (addresses, direct, circuits) = Default::default();
-        Self { config, id, name, relay: false, addresses, direct, circuits, issue_at: None, refresh_at }
+        let (addresses, direct, ranks, circuits) = Default::default();
+        Self { config, id, name, relay: false, addresses, direct, ranks, circuits, issue_at: None, refresh_at }
     }
 
     /// Where it can be dialled without a relay.
     pub fn direct(&self) -> &[Multiaddr] {
         &self.direct
+    }
+
+    /// Whether it is on loopback alone, as several nodes on one machine are.
+    pub fn is_local(&self) -> bool {
+        self.direct.iter().filter_map(ip).all(|ip| ip.is_loopback())
     }
 
     /// Its only IP address of this one's family, from which what goes there must come. Loopback is not looked at.
@@ -65,6 +81,12 @@ impl Own {
         self.publish()
     }
 
+    /// Takes what became of tries to dial it. True if what it publishes differs.
+    pub fn set_ranks(&mut self, ranks: BTreeMap<Multiaddr, Rank>) -> bool {
+        self.ranks = ranks;
+        self.publish()
+    }
+
     /// Takes the addresses of its relays. True if what it publishes differs.
     pub fn set_circuits(&mut self, circuits: Vec<Multiaddr>) -> bool {
         self.circuits = circuits;
@@ -80,7 +102,9 @@ impl Own {
         };
         let circuits: Vec<_> = self.circuits.iter().filter(|address| fits(address)).cloned().collect();
         let room = record::MAX_ADDRESSES.saturating_sub(circuits.len());
-        let mut kept: Vec<_> = self.direct.iter().take(room).take_while(|address| fits(address)).cloned().collect();
+        let mut direct: Vec<_> = self.direct.iter().collect();
+        direct.sort_by_key(|address| self.ranks.get(address).copied().unwrap_or_default());
+        let mut kept: Vec<_> = direct.into_iter().take(room).take_while(|address| fits(address)).cloned().collect();
         kept.extend(circuits);
         let differs = self.addresses != kept;
         self.addresses = kept;

@@ -63,6 +63,9 @@ pub(crate) enum Reason {
 /// Where a peer may be dialled.
 pub(crate) struct Ways {
     pub direct: Vec<Multiaddr>,
+    /// By the peer's word alone, and when those may be dialled if nobody waits.
+    pub claimed: Vec<Multiaddr>,
+    pub claimed_at: Duration,
     pub relayed: Vec<Multiaddr>,
 }
 
@@ -71,6 +74,8 @@ pub(crate) struct Dial {
     pub peer: NodeId,
     pub addresses: Vec<Multiaddr>,
     pub relayed: bool,
+    /// Some of it at the peer's word alone, for this reason, while nobody waits.
+    pub claimed: Option<Reason>,
 }
 
 /// A member that could be a neighbour.
@@ -114,6 +119,7 @@ struct Circuit {
     failures: u32,
     next: Duration,
     dialling: Option<Duration>,
+    last_try: Option<Duration>,
 }
 
 impl Target {
@@ -182,6 +188,16 @@ impl Paths {
         circuit.next = now + dice.jitter(pause);
         target.last_error.get_or_insert(reason);
         self.review_at(now);
+    }
+
+    /// A record that a peer has just made was heard: it is up, and may have its relays again.
+    pub fn spoke(&mut self, peer: &NodeId, now: Duration) {
+        let Some(target) = self.targets.get_mut(peer) else { return };
+        let after = |last: Option<Duration>, pause| last.map_or(now, |last: Duration| now.max(last + pause));
+        target.next = target.next.min(after(target.last_try, URGENT_PAUSE));
+        target.circuit.next = target.circuit.next.min(after(target.circuit.last_try, FIRST_PAUSE));
+        let next = target.next.min(target.circuit.next);
+        self.review_at(next);
     }
 
     /// The last connection to a peer is gone.
@@ -292,7 +308,14 @@ impl Paths {
         let mut running = self.targets.values().filter(|t| t.dialling.is_some()).count();
         let mut dials = Vec::new();
         for (peer, reason) in order {
-            let Ways { mut direct, relayed } = ways(peer);
+            let Ways { mut direct, claimed, claimed_at, relayed } = ways(peer);
+            let wished = self.targets.get(peer).and_then(|target| target.wish_until).is_some_and(|until| until > now);
+            let claims = !claimed.is_empty() && (wished || claimed_at <= now);
+            match claims {
+                true => direct.extend(claimed),
+                false if !claimed.is_empty() => self.review_at(claimed_at),
+                false => {}
+            }
             let reached_at = self.targets.get(peer).and_then(|target| target.reached_at.as_ref());
             direct.extend(reached_at.filter(|at| !direct.contains(at)).cloned());
             let alone = relayed.is_empty();
@@ -304,13 +327,14 @@ impl Paths {
                     running += 1;
                     let target = self.targets.entry(*peer).or_default();
                     (target.dialling, target.last_try) = (Some(now), Some(now));
-                    dials.push(Dial { peer: *peer, addresses: direct, relayed: false });
+                    let claimed = Some(*reason).filter(|_| claims && !wished);
+                    dials.push(Dial { peer: *peer, addresses: direct, relayed: false, claimed });
                 }
                 Some(_) => self.review_at(now + DIAL_LOST),
                 None => {}
             }
             if !alone && self.is_circuit_due(peer, now) {
-                dials.push(Dial { peer: *peer, addresses: relayed, relayed: true });
+                dials.push(Dial { peer: *peer, addresses: relayed, relayed: true, claimed: None });
             }
         }
         dials
@@ -327,7 +351,7 @@ impl Paths {
         let at = target.circuit.next.max(after_direct);
         let due = at <= now;
         if due {
-            target.circuit.dialling = Some(now);
+            (target.circuit.dialling, target.circuit.last_try) = (Some(now), Some(now));
         } else {
             self.review_at(at);
         }

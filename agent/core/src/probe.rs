@@ -6,6 +6,7 @@
 //! made to dial nobody else.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, VecDeque},
     net::IpAddr,
     time::Duration,
@@ -16,23 +17,29 @@ use multiaddr::{Multiaddr, Protocol};
 
 use crate::{
     ConnId, Core, Now, Output,
+    dialling::addresses_of,
     outbox::Dice,
+    own::Rank,
     reach::{ip, public_ip},
 };
 
 /// A first try, when the connection it goes over has settled.
 const FIRST: Duration = Duration::from_millis(500);
-/// Pauses after failures.
+/// Pauses after failures, and between dials of members who could try.
 const PAUSES: [Duration; 4] =
-    [Duration::from_secs(5), Duration::from_secs(60), Duration::from_secs(600), Duration::from_secs(3600)];
-/// Between tries of an address that was reached.
-const AGAIN: Duration = Duration::from_secs(3600);
-/// After a member that would not try.
+    [Duration::from_secs(5), Duration::from_secs(20), Duration::from_secs(60), Duration::from_secs(600)];
+const SELDOM: Duration = Duration::from_secs(3600);
+/// Between tries of an address that was reached, and the least of it where something hints that it no longer can be.
+const AGAIN: Duration = Duration::from_secs(900);
+const HINTED: Duration = Duration::from_secs(20);
+/// Longest pause after members that would not try.
 const REFUSED: Duration = Duration::from_secs(60);
 /// A probe of which nothing is heard for so long is forgotten.
 const LOST: Duration = Duration::from_secs(60);
-/// Failures after which an address counts as one that cannot be dialled.
+/// Failures in a row after which an address counts as one that cannot be dialled.
 const CERTAIN: u32 = 2;
+/// The same where it was dialled before: who tries may be at fault, and what others rely on is not to come and go.
+const WITHDRAWN: u32 = 3;
 /// Most addresses that are tried.
 const MOST: usize = 8;
 /// What this node dials for others: so often in [`WINDOW`], and for one member.
@@ -43,23 +50,42 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// What is known of this node's addresses, and what was done for others.
 #[derive(Default)]
 pub(crate) struct Probes {
-    /// The addresses changed since they were gathered.
-    stale: bool,
+    /// The present addresses were gathered.
+    gathered: bool,
     tested: BTreeMap<Multiaddr, Tested>,
-    /// The one that is under way, whom it was asked of, and since when.
-    running: Option<(Multiaddr, NodeId, Duration)>,
+    running: Option<Running>,
+    /// Dials of members who could try, over IPv4 and over IPv6.
+    sought: [Sought; 2],
     served: VecDeque<(NodeId, Duration)>,
+}
+
+/// The probe that is under way.
+struct Running {
+    address: Multiaddr,
+    asked: ConnId,
+    by: NodeId,
+    since: Duration,
+}
+
+/// How often a member was dialled for want of one who could try, and when the next may be.
+#[derive(Debug, Default)]
+struct Sought {
+    tries: usize,
+    next: Duration,
 }
 
 #[derive(Debug, Default)]
 struct Tested {
+    /// In a row.
     failures: u32,
+    /// Somebody got through, and not too many have failed since.
     reached: bool,
-    /// Who failed last: another one is asked next.
+    /// Who failed or refused last: another one is asked next.
     by: Option<NodeId>,
     due: Duration,
-    /// The last one asked would not try.
-    refused: bool,
+    tried: Option<Duration>,
+    /// How many in a row would not try.
+    refusals: usize,
     /// It was due, and nobody there to be asked.
     unasked: bool,
 }
@@ -79,7 +105,9 @@ impl Probes {
     /// Something changed: all is to be tried anew.
     pub fn restart(&mut self) {
         self.tested.clear();
-        self.stale = true;
+        self.running = None;
+        self.sought = Default::default();
+        self.gathered = false;
     }
 
     /// Somebody came who may be asked.
@@ -89,14 +117,33 @@ impl Probes {
         }
     }
 
+    /// Something hints that what could be dialled no longer can.
+    pub fn hint(&mut self, now: Duration) {
+        for tested in self.tested.values_mut().filter(|tested| tested.reached && tested.failures == 0) {
+            let soonest = tested.tried.map_or(now, |tried| now.max(tried + HINTED));
+            tested.due = tested.due.min(soonest + FIRST);
+        }
+    }
+
+    /// Somebody came in over this family of addresses, by whichever of them.
+    fn entered(&mut self, ip: IpAddr) {
+        for (_, tested) in self.tested.iter_mut().filter(|(address, _)| is_like(address, ip)) {
+            (tested.reached, tested.failures) = (true, 0);
+        }
+    }
+
     /// Whether a public address was tried in vain by more than one, or more than once.
     fn has_failed(&self, address: &Multiaddr) -> bool {
-        self.tested.get(address).is_some_and(|tested| !tested.reached && tested.failures >= CERTAIN)
+        self.tested.get(address).is_some_and(Tested::has_failed)
+    }
+
+    fn ranks(&self) -> BTreeMap<Multiaddr, Rank> {
+        self.tested.iter().map(|(address, tested)| (address.clone(), tested.rank())).collect()
     }
 
     pub fn next(&self) -> Option<Duration> {
         match &self.running {
-            Some((.., since)) => Some(*since + LOST),
+            Some(running) => Some(running.since + LOST),
             None => self.tested.values().map(|tested| tested.due).min(),
         }
     }
@@ -114,34 +161,51 @@ impl Probes {
 }
 
 impl Tested {
+    fn has_failed(&self) -> bool {
+        !self.reached && self.failures >= CERTAIN
+    }
+
+    fn rank(&self) -> Rank {
+        match (self.reached, self.has_failed()) {
+            (true, _) => Rank::Reached,
+            (false, true) => Rank::Failed,
+            (false, false) => Rank::Untried,
+        }
+    }
+
     fn learned(&mut self, probed: Probed, by: NodeId, now: Duration, dice: &mut Dice) {
-        self.refused &= probed == Probed::Refused;
         let pause = match probed {
             Probed::Reached => {
                 (self.reached, self.failures, self.by) = (true, 0, None);
                 AGAIN
             }
             Probed::Unreached => {
-                let pause = PAUSES.get(self.failures as usize).copied().unwrap_or(AGAIN);
-                (self.reached, self.failures, self.by) = (false, self.failures.saturating_add(1), Some(by));
+                let pause = pause_after(self.failures as usize);
+                (self.failures, self.by) = (self.failures.saturating_add(1), Some(by));
+                self.reached &= self.failures < WITHDRAWN;
                 pause
             }
             Probed::Refused => {
                 self.by = Some(by);
-                // The first time it may only not know yet that this node has joined, or the connection have gone.
-                if std::mem::replace(&mut self.refused, true) { REFUSED } else { PAUSES[0] }
+                // At first it may only not know yet that this node has joined.
+                pause_after(self.refusals).min(REFUSED)
             }
         };
-        self.due = now + dice.jitter(pause);
+        self.refusals = if probed == Probed::Refused { self.refusals.saturating_add(1) } else { 0 };
+        (self.due, self.tried) = (now + dice.jitter(pause), Some(now));
     }
+}
+
+/// The pause after this many tries before the last.
+fn pause_after(tries: usize) -> Duration {
+    PAUSES.get(tries).copied().unwrap_or(SELDOM)
 }
 
 impl Core {
     /// Has the next address tried that is due, if a member is connected that can.
     pub(crate) fn probe_due(&mut self, now: Now) {
-        if std::mem::take(&mut self.probes.stale) {
-            let untested = || Tested { due: now.mono + FIRST, ..Tested::default() };
-            self.probes.tested = self.candidates_to_probe().into_iter().map(|address| (address, untested())).collect();
+        if !std::mem::replace(&mut self.probes.gathered, true) {
+            self.probes.tested = self.candidates_to_probe(now);
         }
         if self.probes.next().is_none_or(|due| due > now.mono) {
             return;
@@ -149,20 +213,65 @@ impl Core {
         self.probes.running = None;
         let mut due = self.probes.tested.iter().filter(|(_, tested)| tested.due <= now.mono);
         let found = due.find_map(|(address, tested)| Some((address.clone(), self.prober(address, tested.by)?)));
-        if let Some((address, (conn, peer))) = found {
-            self.probes.running = Some((address.clone(), peer, now.mono));
-            self.out.push(Output::Probe { conn, address });
+        if let Some((address, (asked, by))) = found {
+            if let Some(ip) = public_ip(&address) {
+                self.probes.sought[usize::from(ip.is_ipv6())] = Sought::default();
+            }
+            self.probes.running = Some(Running { address: address.clone(), asked, by, since: now.mono });
+            self.out.push(Output::Probe { conn: asked, address });
         } else {
-            // Nobody connected can try: whoever comes may.
-            let due = self.probes.tested.values_mut().filter(|tested| tested.due <= now.mono);
-            due.for_each(|tested| (tested.due, tested.unasked) = (now.mono + AGAIN, true));
+            self.nobody_can_try(now);
         }
     }
 
     /// The public addresses that somebody vouches for.
-    fn candidates_to_probe(&self) -> Vec<Multiaddr> {
+    fn candidates_to_probe(&self, now: Now) -> BTreeMap<Multiaddr, Tested> {
         let can_be_dialled = |address: &&Multiaddr| public_ip(address).is_some() && is_plain(address);
-        self.own.direct().iter().filter(can_be_dialled).take(MOST).cloned().collect()
+        let candidates = self.own.direct().iter().filter(can_be_dialled).take(MOST);
+        let untested = |address: &Multiaddr| {
+            let reached = public_ip(address).is_some_and(|ip| self.reach.is_proven(ip));
+            (address.clone(), Tested { due: now.mono + FIRST, reached, ..Tested::default() })
+        };
+        candidates.map(untested).collect()
+    }
+
+    /// No member is connected that could try what is due: whoever comes may, and one is dialled for it now and then. All
+    /// may be connected over IPv6, and see nothing of this node's IPv4 address, or the other way round.
+    fn nobody_can_try(&mut self, now: Now) {
+        let due: Vec<_> =
+            self.probes.tested.iter().filter(|(_, t)| t.due <= now.mono).map(|(address, _)| address.clone()).collect();
+        for address in due {
+            let again = public_ip(&address).and_then(|ip| self.seek_prober(ip, now)).unwrap_or(now.mono + SELDOM);
+            if let Some(tested) = self.probes.tested.get_mut(&address) {
+                (tested.due, tested.unasked) = (again, true);
+            }
+        }
+    }
+
+    /// Dials a member that would see this node at an address like `ip`, unless that was just done; when to do it again.
+    fn seek_prober(&mut self, ip: IpAddr, now: Now) -> Option<Duration> {
+        let direct = self.connections.iter().map(|(_, c)| c).filter(|c| !c.relayed && !c.joined.is_empty());
+        let (alike, others): (Vec<_>, Vec<_>) = direct.partition(|c| is_like(&c.address, ip));
+        let others = others.into_iter().filter(|c| !alike.iter().any(|other| other.peer == c.peer));
+        let ways = others.map(|c| (c.peer, self.ways_like(&c.peer, ip)));
+        let ways: BTreeMap<_, _> = ways.filter(|(_, ways)| !ways.is_empty()).collect();
+        let peer = self.dice.pick(&ways.keys().copied().collect::<Vec<_>>())?;
+        let sought = &mut self.probes.sought[usize::from(ip.is_ipv6())];
+        if sought.next > now.mono {
+            return Some(sought.next);
+        }
+        sought.tries = sought.tries.saturating_add(1);
+        sought.next = now.mono + pause_after(sought.tries);
+        let next = sought.next;
+        let addresses = ways.get(&peer).cloned().unwrap_or_default();
+        self.out.push(Output::Upgrade { peer, addresses });
+        Some(next)
+    }
+
+    /// Where a member may be dialled from an address like `ip`, which is not its own.
+    fn ways_like(&self, peer: &NodeId, ip: IpAddr) -> Vec<Multiaddr> {
+        let recorded = addresses_of(&self.tables, None, peer);
+        recorded.into_iter().filter(|at| is_like(at, ip) && public_ip(at) != Some(ip) && is_plain(at)).collect()
     }
 
     /// A member that sees this node at the IP address in question, rather another one than `not`.
@@ -173,21 +282,51 @@ impl Core {
             self.connections.iter().filter(|(_, c)| !c.relayed && !c.joined.is_empty() && sees_it(&c.observed));
         // From the same local network it would prove nothing.
         let outside = direct.filter(|(_, c)| public_ip(&c.address).is_some_and(|at| at != wanted));
-        outside.map(|(conn, c)| (conn, c.peer)).min_by_key(|(conn, peer)| (Some(*peer) == not, *conn))
+        // Of several to the same member the youngest: the others may be dead without a word.
+        outside.map(|(conn, c)| (conn, c.peer)).min_by_key(|(conn, peer)| (Some(*peer) == not, Reverse(*conn)))
     }
 
     /// A probe asked for by [`Output::Probe`] has ended.
-    pub(crate) fn probed(&mut self, address: &Multiaddr, probed: Probed, now: Now) {
-        let Some((running, by, _)) = self.probes.running.take() else { return };
-        let Some(tested) = self.probes.tested.get_mut(address).filter(|_| running == *address) else { return };
+    pub(crate) fn probed(&mut self, asked: ConnId, address: &Multiaddr, probed: Probed, now: Now) {
+        let is_it = |running: &mut Running| running.asked == asked && running.address == *address;
+        let Some(Running { by, .. }) = self.probes.running.take_if(is_it) else { return };
+        let Some(tested) = self.probes.tested.get_mut(address) else { return };
+        if probed == Probed::Refused && self.connections.get(asked).is_none() {
+            // It was lost on the way: whoever is there now may be asked.
+            tested.due = now.mono + FIRST;
+            return;
+        }
         tested.learned(probed, by, now.mono, &mut self.dice);
-        if let Some(ip) = public_ip(address).filter(|ip| probed == Probed::Reached && self.is_decisive(address, *ip)) {
-            self.proven(ip, now);
+        self.rank_addresses(now);
+        let Some(ip) = public_ip(address) else { return };
+        match probed {
+            Probed::Reached if self.is_decisive(address, ip) => self.proven(ip, now),
+            Probed::Unreached if !self.may_be_reached(ip) => self.disproven(ip, now),
+            _ => {}
         }
     }
 
+    /// Somebody came in from outside over this family of addresses.
+    pub(crate) fn entered(&mut self, ip: IpAddr, now: Now) {
+        self.probes.entered(ip);
+        self.rank_addresses(now);
+    }
+
+    fn rank_addresses(&mut self, now: Now) {
+        if self.own.set_ranks(self.probes.ranks()) {
+            self.own.changed(now.mono);
+        }
+    }
+
+    /// Whether some address of this family that decides has not failed for good.
+    fn may_be_reached(&self, ip: IpAddr) -> bool {
+        let alike = self.probes.tested.iter().filter(|(address, _)| is_like(address, ip));
+        let decisive = alike.filter(|(address, _)| public_ip(address).is_some_and(|at| self.is_decisive(address, at)));
+        decisive.map(|(_, tested)| tested).any(|tested| !tested.has_failed())
+    }
+
     /// QUIC alone decides only where there is no TCP: UDP is blocked in many places.
-    fn is_decisive(&self, address: &Multiaddr, ip: IpAddr) -> bool {
+    pub(crate) fn is_decisive(&self, address: &Multiaddr, ip: IpAddr) -> bool {
         is_tcp(address) || !self.own.direct().iter().any(|other| is_tcp(other) && public_ip(other) == Some(ip))
     }
 
@@ -223,124 +362,14 @@ fn is_plain(address: &Multiaddr) -> bool {
     ip && transport && parts.next().is_none()
 }
 
+/// Whether an address is of the same family as an IP address, and public.
+fn is_like(address: &Multiaddr, ip: IpAddr) -> bool {
+    public_ip(address).is_some_and(|at| at.is_ipv4() == ip.is_ipv4())
+}
+
 fn is_tcp(address: &Multiaddr) -> bool {
     address.iter().any(|part| matches!(part, Protocol::Tcp(_)))
 }
 
 #[cfg(test)]
-mod tests {
-    use hive_protocol::Reachability;
-
-    use super::*;
-    use crate::{Event, testing::*};
-
-    fn at(text: &str) -> Multiaddr {
-        text.parse().unwrap()
-    }
-
-    const TCP: &str = "/ip4/203.0.113.9/tcp/4180";
-    const QUIC: &str = "/ip4/203.0.113.9/udp/4180/quic-v1";
-
-    /// A node with these addresses, and members 1 to `count` that it dialled, who see it at 203.0.113.9.
-    fn bench(addresses: &[&str], count: u8) -> Bench {
-        let mut bench = Bench::new();
-        bench.tell(Event::Addresses(addresses.iter().map(|text| at(text)).collect()));
-        for n in 1..=count {
-            let conn = bench.connect_from(n, true, at(&format!("/ip4/198.51.100.{n}/tcp/4180")));
-            bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
-            bench.tell(Event::Observed { conn, address: at(TCP) });
-        }
-        bench
-    }
-
-    fn asked(bench: &Bench) -> Vec<(ConnId, Multiaddr)> {
-        bench.find(|o| if let Output::Probe { conn, address } = o { Some((*conn, address.clone())) } else { None })
-    }
-
-    /// Lets time pass until the next probe, and answers it.
-    fn answer(bench: &mut Bench, probed: Probed) -> (ConnId, Multiaddr) {
-        for _ in 0..100 {
-            if let Some((conn, address)) = asked(bench).pop() {
-                bench.tell(Event::Probed { address: address.clone(), probed });
-                return (conn, address);
-            }
-            bench.pass(secs(1));
-        }
-        panic!("nobody was asked");
-    }
-
-    #[test]
-    fn a_node_that_members_can_dial_is_public() {
-        let mut bench = bench(&[TCP, QUIC], 1);
-        assert_eq!(bench.core.reachability(), Reachability::Unknown);
-        assert_eq!(answer(&mut bench, Probed::Reached).1, at(TCP));
-        assert_eq!(bench.core.reachability(), Reachability::Public);
-        assert_eq!(answer(&mut bench, Probed::Reached).1, at(QUIC));
-        bench.pass(secs(1800));
-        assert!(asked(&bench).is_empty(), "once an hour is enough");
-    }
-
-    #[test]
-    fn quic_alone_makes_no_node_public_that_listens_on_tcp() {
-        let mut bench = bench(&[TCP, QUIC], 1);
-        answer(&mut bench, Probed::Unreached);
-        assert_eq!(answer(&mut bench, Probed::Reached).1, at(QUIC));
-        assert_eq!(bench.core.reachability(), Reachability::Unknown);
-    }
-
-    #[test]
-    fn a_failure_counts_when_another_member_has_failed_too() {
-        let mut bench = bench(&[TCP], 2);
-        let (first, _) = answer(&mut bench, Probed::Unreached);
-        assert!(bench.core.unreached().is_empty());
-        let (second, _) = answer(&mut bench, Probed::Unreached);
-        assert_ne!(first, second);
-        assert_eq!(bench.core.reachability(), Reachability::Private);
-        let problems = bench.core.problems(bench.now);
-        assert!(problems.iter().any(|p| p.what.contains(TCP)), "{problems:?}");
-        answer(&mut bench, Probed::Reached);
-        assert_eq!(bench.core.reachability(), Reachability::Public, "the firewall was opened");
-    }
-
-    #[test]
-    fn private_addresses_and_observed_ones_are_never_tried() {
-        let mut bench = bench(&["/ip4/10.0.0.5/tcp/4180", "/ip4/100.64.0.5/tcp/4180"], 2);
-        bench.pass(secs(600));
-        assert!(asked(&bench).is_empty());
-    }
-
-    #[test]
-    fn one_who_sees_another_address_or_is_next_door_is_not_asked() {
-        let mut bench = bench(&[TCP], 0);
-        let next_door = bench.connect_from(1, true, at("/ip4/203.0.113.9/tcp/4181"));
-        let elsewhere = bench.connect_from(2, true, at("/ip4/198.51.100.2/tcp/4180"));
-        for (conn, seen) in [(next_door, "/ip4/203.0.113.9/tcp/5"), (elsewhere, "/ip4/192.0.2.77/tcp/5")] {
-            bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
-            bench.tell(Event::Observed { conn, address: at(seen) });
-        }
-        bench.pass(secs(600));
-        assert!(asked(&bench).is_empty());
-    }
-
-    #[test]
-    fn a_member_has_its_own_address_dialled_a_few_times_and_no_other() {
-        let mut bench = Bench::new();
-        let conn = bench.connect_from(1, false, at("/ip4/203.0.113.9/tcp/50000"));
-        assert_eq!(bench.core.answer_probe(conn, &[at(TCP)], bench.now), None, "a stranger");
-        bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
-        let others = [
-            "/ip4/198.51.100.9/tcp/4180",
-            "/ip4/10.0.0.1/tcp/22",
-            "/dns4/a.example/tcp/1",
-            "/ip4/203.0.113.9/tcp/0",
-            "/ip4/203.0.113.9/tcp/80/http",
-        ];
-        let mut addresses: Vec<_> = others.iter().map(|text| at(text)).collect();
-        assert_eq!(bench.core.answer_probe(conn, &addresses, bench.now), None);
-        addresses.push(at(QUIC));
-        let answers = (0..20).filter(|_| bench.core.answer_probe(conn, &addresses, bench.now) == Some(5)).count();
-        assert_eq!(answers, SERVED_EACH);
-        bench.advance(WINDOW);
-        assert!(bench.core.answer_probe(conn, &addresses, bench.now).is_some());
-    }
-}
+mod tests;

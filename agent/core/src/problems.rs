@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use hive_protocol::{NetworkName, NodeId, PathRule, Problem, Reachability, Remote};
 
-use crate::{Core, Now, connections::Proof, membership::Network, reach::is_relayed};
+use crate::{Core, Now, connections::Proof, membership::Network, met::is_ordinary_port, reach::is_relayed};
 
 /// A relayed path of this age will not become direct by itself soon.
 const SETTLED: Duration = Duration::from_secs(90);
@@ -24,6 +24,7 @@ impl Core {
         }
         found.extend(self.unreachable());
         found.extend(self.undialled());
+        found.extend(self.oddly_placed());
         found.extend(self.offline_proxy_peers());
         found.extend(self.relayed_proxy_peers(now));
         for (name, network) in self.networks.iter() {
@@ -52,6 +53,15 @@ impl Core {
                     is named there";
         let what = || format!("other nodes cannot dial this one at {}", shorten(&addresses));
         (!addresses.is_empty()).then(|| problem(what(), hint))
+    }
+
+    /// Addresses at which others dial nobody.
+    fn oddly_placed(&self) -> Option<Problem> {
+        let odd = self.own.direct().iter().filter(|address| !is_ordinary_port(address));
+        let odd: Vec<String> = odd.map(ToString::to_string).collect();
+        let hint = "listen on a port from 1024 on, or on 80 or 443: a member could name other services' ports, too";
+        let what = || format!("other nodes do not dial the port of {}", shorten(&odd));
+        (!odd.is_empty()).then(|| problem(what(), hint))
     }
 
     fn called(&self, node: &NodeId) -> String {

@@ -56,7 +56,7 @@ impl Core {
     /// Tries what is due.
     pub(crate) fn punch_due(&mut self, now: Now) {
         for (conn, peer) in self.connections.due_punches(now.mono) {
-            let direct = self.connections.of(&peer).any(|(_, c)| !c.relayed && !c.left_behind && !c.joined.is_empty());
+            let direct = self.connections.of(&peer).any(|(_, c)| !c.relayed && !c.is_past() && !c.joined.is_empty());
             let Some(connection) = self.connections.get_mut(conn) else { continue };
             if direct {
                 connection.punches.due = None;
@@ -78,8 +78,11 @@ impl Core {
         if early {
             return None;
         }
-        connection.punches.answered = Some(now.mono);
         let peer = connection.peer;
+        if !self.met.may_punch(peer, now.mono) {
+            return None;
+        }
+        connection.punches.answered = Some(now.mono);
         self.reach.punching(peer, now.mono);
         Some(self.punch_candidates())
     }
@@ -146,6 +149,8 @@ mod tests {
         bench.pass(secs(30));
         let again = relayed_member(&mut bench, false);
         assert_eq!(path(&bench), Some(again), "the circuit before is as dead");
+        bench.hear_of(direct, 1, 5);
+        assert_eq!(path(&bench), Some(direct), "it speaks: the peer only wanted one more");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use multiaddr::{Multiaddr, Protocol};
 
 use crate::{
     ConnId, Core, Now, Output, RelayMode,
-    connections::{Connection, Connections},
+    connections::{Connection, Connections, is_quic},
     own::Own,
     path::GATHER,
 };
@@ -49,6 +49,17 @@ impl Reach {
         !std::mem::replace(proven, true)
     }
 
+    /// Notes that nobody gets in at an address like `ip` any more; true if that is news.
+    fn disprove(&mut self, ip: IpAddr) -> bool {
+        let proven = if ip.is_ipv4() { &mut self.proven4 } else { &mut self.proven6 };
+        std::mem::replace(proven, false)
+    }
+
+    /// Whether somebody got in at an address like `ip`.
+    pub fn is_proven(&self, ip: IpAddr) -> bool {
+        if ip.is_ipv4() { self.proven4 } else { self.proven6 }
+    }
+
     pub fn forget(&mut self) {
         (self.proven4, self.proven6) = (false, false);
     }
@@ -80,14 +91,29 @@ impl Core {
     /// A connection joined its first network: if its peer came unasked from the public network, so can others.
     pub(crate) fn weigh_arrival(&mut self, peer: NodeId, address: &Multiaddr, unasked: bool, now: Now) {
         let Some(ip) = public_ip(address).filter(|_| unasked && !is_relayed(address)) else { return };
-        if !self.reach.is_punching(&peer, now.mono) {
+        if !self.reach.is_punching(&peer, now.mono) && !self.answers_datagrams_alone(address) {
+            self.entered(ip, now);
             self.proven(ip, now);
         }
+    }
+
+    /// Whether what came in may only be let in because this node wrote there first, as it does when it dials over QUIC: TCP
+    /// would tell.
+    fn answers_datagrams_alone(&self, from: &Multiaddr) -> bool {
+        let alike = |own: &&Multiaddr| transport(own) == (transport(from).0, true);
+        is_quic(from) && self.own.direct().iter().any(|own| alike(&own))
     }
 
     /// A member reached this node from outside over this family of addresses.
     pub(crate) fn proven(&mut self, ip: IpAddr, now: Now) {
         if self.reach.prove(ip) {
+            self.reach_changed(now);
+        }
+    }
+
+    /// Members tried every address like this one in vain, several times.
+    pub(crate) fn disproven(&mut self, ip: IpAddr, now: Now) {
+        if self.reach.disprove(ip) {
             self.reach_changed(now);
         }
     }
@@ -163,7 +189,12 @@ impl Core {
 
 fn mapping(connections: &Connections, own: &Own) -> Mapping {
     let dialled: Vec<_> = observed(connections).filter(|(c, _)| c.dialled).map(|(_, address)| address).collect();
-    let translated: Vec<_> = dialled.iter().filter(|address| !own.direct().contains(address)).collect();
+    // What leaves over a family that this node does not listen on leaves from any port, and a port of its own at an IP address
+    // of its own is no router's work.
+    let listens = |address: &Multiaddr| own.direct().iter().any(|at| transport(at) == transport(address));
+    let dialled: Vec<_> = dialled.into_iter().filter(|address| listens(address)).collect();
+    let is_own = |address: &Multiaddr| own.direct().iter().any(|at| ip(at) == ip(address));
+    let translated: Vec<_> = dialled.iter().filter(|address| !is_own(address)).collect();
     if translated.is_empty() {
         return if dialled.is_empty() { Mapping::Unknown } else { Mapping::None };
     }
@@ -282,6 +313,20 @@ mod tests {
         assert_eq!(see(2, 4180), Mapping::Independent);
         assert_eq!(see(3, 5001), Mapping::Dependent);
         assert_eq!(bench.core.reachability(), Reachability::Private);
+    }
+
+    #[test]
+    fn a_port_of_its_own_at_an_address_of_its_own_is_no_routers_work() {
+        let mut bench = Bench::new();
+        bench.tell(Event::Addresses(vec![address("/ip4/203.0.113.9/tcp/4180")]));
+        for (n, seen) in
+            [(1, "/ip6/2001:db8::9/tcp/50001"), (2, "/ip6/2001:db8::9/tcp/50002"), (3, "/ip4/203.0.113.9/tcp/5")]
+        {
+            let conn = bench.connect_from(n, true, address(&format!("/ip4/198.51.100.{n}/tcp/4180")));
+            bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
+            bench.tell(Event::Observed { conn, address: address(seen) });
+        }
+        assert_eq!((bench.core.mapping(), bench.core.reachability()), (Mapping::None, Reachability::Unknown));
     }
 
     #[test]

@@ -77,8 +77,8 @@ impl Best {
 struct Link {
     peer: NodeId,
     networks: BTreeMap<NetworkName, Epoch>,
-    /// It leads to where the peer was.
-    left_behind: bool,
+    /// It most likely leads nowhere any more.
+    past: bool,
 }
 
 impl Link {
@@ -86,7 +86,7 @@ impl Link {
         let joined = connection.joined.iter();
         let epoch = |(name, proof): (&NetworkName, &Proof)| Some((name.clone(), networks.get(name)?.epoch(*proof)));
         let networks = joined.filter_map(epoch).collect();
-        Self { peer: connection.peer, networks, left_behind: connection.left_behind }
+        Self { peer: connection.peer, networks, past: connection.is_past() }
     }
 }
 
@@ -140,7 +140,7 @@ impl Routes {
         };
         let better = || self.path(&remote.network, &remote.node, spec.paths()).is_some_and(|best| best != conn);
         match self.links.get(&conn) {
-            Some(link) if link.left_behind && better() => Standing::Absent,
+            Some(link) if link.past && better() => Standing::Absent,
             Some(link) if link.peer == remote.node && link.networks.contains_key(&remote.network) => Standing::Held,
             None if self.would_be_let_in(&remote.network, remote.node, epoch) => Standing::Absent,
             _ => Standing::Revoked,

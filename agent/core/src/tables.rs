@@ -71,6 +71,8 @@ impl Core {
         let differs = self.own.set_addresses(addresses);
         if differs {
             self.moved(&before, now);
+            let own = &self.own;
+            self.connections.locate(|remote| own.only_ip_like(remote));
         }
         if differs && before.is_empty() {
             self.own.located(now.mono);
@@ -79,6 +81,7 @@ impl Core {
         }
         if differs {
             self.path.retry_all(now.mono);
+            self.met.forgive();
             self.upgrades.restart_all();
         }
     }
@@ -149,6 +152,7 @@ impl Core {
             return;
         }
         let peer = connection.peer;
+        self.routes_changed |= std::mem::take(&mut connection.superseded);
         let is_compare = matches!(message.body, SyncMessage::Compare { .. });
         if is_compare {
             connection.compare_at.remove(&message.network);
@@ -263,6 +267,9 @@ impl Core {
                 self.learned(network, node, now);
             }
         }
+        if !self.connections.is_connected(&node) {
+            self.path.spoke(&node, now.mono);
+        }
         self.give_up_stale(network, &node);
         Ok(true)
     }
@@ -278,7 +285,9 @@ impl Core {
     /// A member may have moved: paths to where it was are the worse ones.
     fn relocated(&mut self, network: &NetworkName, node: &NodeId, before: &[Multiaddr]) {
         let Some(entry) = self.tables.get(network).and_then(|table| table.get(node)) else { return };
-        if entry.record.addresses != before {
+        let after = &entry.record.addresses;
+        // The same in another order is no move.
+        if after.len() != before.len() || after.iter().any(|address| !before.contains(address)) {
             self.connections.leave_behind(node, before, &entry.record.addresses);
             self.upgrades.restart(node);
             self.routes_changed = true;
@@ -362,6 +371,8 @@ impl Core {
                 self.out.persist(Change::RecordGone { network: network.clone(), node });
             }
         }
+        let tables = &self.tables;
+        self.met.keep(|peer| tables.values().any(|table| table.get(peer).is_some()));
     }
 
     /// Forgets a node's record, because it is kept out.

@@ -13,16 +13,16 @@ use crate::{
     Core, Now, Output,
     connections::{Connection, is_quic},
     dialling::addresses_of,
+    met::Sorted,
     outbox::Dice,
     path::Reason,
-    reach::is_relayed,
 };
 
 /// Pauses before the first attempts; the dial that found the worse path has just failed at the better one.
 const PAUSES: [Duration; 4] =
     [Duration::from_secs(3), Duration::from_secs(10), Duration::from_secs(30), Duration::from_secs(90)];
-/// Between later ones.
-const LATER: Duration = Duration::from_secs(300);
+/// Between later ones, at addresses where the peer was met; others are for [`crate::met`] to allow.
+const LATER: Duration = Duration::from_secs(120);
 /// Between attempts where somebody waits.
 const HASTE: Duration = Duration::from_secs(2);
 
@@ -35,6 +35,8 @@ struct Attempts {
     tries: usize,
     last: Option<Duration>,
     due: Option<Duration>,
+    /// Somebody waits.
+    hasty: bool,
 }
 
 impl Upgrades {
@@ -56,13 +58,9 @@ impl Attempts {
         *self.due.get_or_insert_with(|| now + dice.jitter(pause))
     }
 
-    fn is_due(&mut self, now: Duration, dice: &mut Dice) -> bool {
-        self.plan(now, dice) <= now
-    }
-
     fn tried(&mut self, now: Duration) {
         self.tries = self.tries.saturating_add(1);
-        (self.last, self.due) = (Some(now), None);
+        (self.last, self.due, self.hasty) = (Some(now), None, false);
     }
 }
 
@@ -71,35 +69,48 @@ impl Core {
     pub(crate) fn upgrade_due(&mut self, wants: &BTreeMap<NodeId, Reason>, now: Now) {
         let better: BTreeMap<_, _> = wants.keys().filter_map(|peer| Some((*peer, self.better(peer)?))).collect();
         self.upgrades.0.retain(|peer, _| better.contains_key(peer));
-        for (peer, addresses) in better {
+        for (peer, Sorted { known, claimed }) in better {
             let attempts = self.upgrades.0.entry(peer).or_default();
-            if attempts.is_due(now.mono, &mut self.dice) {
-                attempts.tried(now.mono);
-                self.out.push(Output::Upgrade { peer, addresses });
+            let (due, hasty) = (attempts.plan(now.mono, &mut self.dice), attempts.hasty);
+            let claimed_at = if hasty { now.mono } else { self.met.claims_due(&peer) };
+            let due = if known.is_empty() { due.max(claimed_at) } else { due };
+            if due > now.mono {
+                self.path.review_at(due);
+                continue;
             }
+            attempts.tried(now.mono);
             self.path.review_at(attempts.plan(now.mono, &mut self.dice));
+            let claims = !claimed.is_empty() && claimed_at <= now.mono;
+            if let Some(reason) = wants.get(&peer).filter(|_| claims && !hasty) {
+                self.met.dialled_at_claims(peer, *reason, now.mono);
+            }
+            let addresses = known.into_iter().chain(claimed.into_iter().filter(|_| claims)).collect();
+            self.out.push(Output::Upgrade { peer, addresses });
         }
     }
 
     /// Somebody waits for a direct path to a peer: the next attempt is now, unless one was just made.
     pub(crate) fn upgrade_now(&mut self, peer: NodeId, now: Now) {
         let attempts = self.upgrades.0.entry(peer).or_default();
+        attempts.hasty = true;
         attempts.due = Some(attempts.last.map_or(now.mono, |last| now.mono.max(last + HASTE)));
         self.path.review_at(now.mono);
     }
 
     /// Where a better path to a connected peer may lead: anywhere without a relay, or over TCP where it is direct already.
     /// None where there is no better one.
-    fn better(&self, peer: &NodeId) -> Option<Vec<Multiaddr>> {
-        let joined: Vec<&Connection> =
-            self.connections.of(peer).map(|(_, c)| c).filter(|c| !c.joined.is_empty() && !c.left_behind).collect();
+    fn better(&self, peer: &NodeId) -> Option<Sorted> {
+        let joined = || self.connections.of(peer).map(|(_, c)| c).filter(|c| !c.joined.is_empty());
+        // One that most likely leads nowhere counts while there is no other.
+        let alive = joined().any(|c| !c.is_past());
+        let joined: Vec<&Connection> = joined().filter(|c| !(alive && c.is_past())).collect();
         let direct = joined.iter().any(|c| !c.relayed);
         if joined.is_empty() || joined.iter().any(|c| !c.relayed && !c.is_quic()) {
             return None;
         }
-        let addresses = addresses_of(&self.tables, None, peer).into_iter().filter(|at| !is_relayed(at));
-        let addresses: Vec<_> = addresses.filter(|at| !(direct && is_quic(at))).collect();
-        Some(addresses).filter(|addresses: &Vec<_>| !addresses.is_empty())
+        let recorded = addresses_of(&self.tables, None, peer).into_iter().filter(|at| !(direct && is_quic(at)));
+        let sorted = self.met.sort(peer, recorded, self.own.is_local());
+        Some(sorted).filter(|sorted| *sorted != Sorted::default())
     }
 }
 
@@ -137,9 +148,24 @@ mod tests {
         let (mut bench, _) = reached("", true);
         assert_eq!(attempts(&mut bench, 4), (1, 2));
         let (many, _) = attempts(&mut bench, 600);
-        assert!((3..=6).contains(&many), "{many}");
+        assert!((3..=8).contains(&many), "{many}");
         bench.tell(Event::Addresses(vec![address(0), address(9)]));
         assert_eq!(attempts(&mut bench, 4).0, 1, "this node moved: at once again");
+    }
+
+    #[test]
+    fn where_a_peer_was_never_met_it_is_dialled_once_an_hour_in_the_end() {
+        let (mut bench, conn) = reached("", true);
+        let _ = attempts(&mut bench, 3 * 3600);
+        assert!((9..=11).contains(&attempts(&mut bench, 10 * 3600).0));
+        let addresses = vec![address(1), address(2)];
+        bench.hear_record(conn, signed(1, &PeerRecord { addresses, ..said_by(1, 6) }));
+        assert_eq!(attempts(&mut bench, 600).0, 0, "a new record buys nothing");
+        let direct = bench.connect_from(1, false, "/ip4/192.0.2.2/tcp/50000".parse().unwrap());
+        bench.tell(Event::Joined { conn: direct, network: lab(), secret: secret(1) });
+        bench.tell(Event::Disconnected { conn: direct });
+        assert_eq!(attempts(&mut bench, 4), (1, 1), "there it came from, and only there it is dialled");
+        assert!(attempts(&mut bench, 3600).0 > 25, "every two minutes");
     }
 
     #[test]

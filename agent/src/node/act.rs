@@ -93,7 +93,7 @@ impl Node {
     fn probe(&mut self, conn: ConnId, address: libp2p::Multiaddr) {
         match self.handle.registry.by_conn(conn) {
             Some(connection) => exec::spawn(probe::ask(self.handle.clone(), connection, address)).detach(),
-            None => self.core.handle(Event::Probed { address, probed: Probed::Refused }, now()),
+            None => self.core.handle(Event::Probed { conn, address, probed: Probed::Refused }, now()),
         }
     }
 

@@ -228,3 +228,53 @@ fn who_wants_a_relayed_path_gets_one_beside_the_direct_one() {
     bench.pass(secs(5));
     assert!(bench.dials().is_empty(), "there is one");
 }
+
+#[test]
+fn a_member_cannot_make_others_knock_at_somebodys_door_for_ever() {
+    let mut bench = Bench::new();
+    let helper = bench.member(200);
+    let victims = (10..26).map(address).collect();
+    bench.hear_record(helper, signed(1, &PeerRecord { addresses: victims, ..said_by(1, 5) }));
+    let knock = |bench: &mut Bench, span: u64| {
+        let mut knocks = Vec::new();
+        for _ in 0..span {
+            bench.pass(secs(1));
+            let dialled = bench.find(|o| match o {
+                Output::Dial { peer, addresses } if *peer == id(1) => Some(addresses.len()),
+                _ => None,
+            });
+            dialled.iter().for_each(|_| fail(bench, 1));
+            knocks.extend(dialled);
+        }
+        knocks
+    };
+    let first = knock(&mut bench, 3600);
+    assert!((20..=22).contains(&first.len()), "{}", first.len());
+    assert!(first.iter().all(|hosts| *hosts == 8));
+    assert!((2..=4).contains(&knock(&mut bench, 3 * 3600).len()), "once an hour");
+    bench.tell(Event::Wanted { peer: id(1), paths: PathRule::Any });
+    assert_eq!(bench.dials(), [id(1)], "somebody here waits for it");
+}
+
+#[test]
+fn a_peer_that_speaks_again_is_dialled_over_its_relay_at_once() {
+    let mut bench = Bench::new();
+    let relay = bench.member(2);
+    let circuit = circuit(&address(2), &id(2));
+    let record = |seq| signed(1, &PeerRecord { addresses: vec![circuit.clone()], ..said_by(1, seq) });
+    bench.hear_record(relay, record(5));
+    for _ in 0..60 {
+        bench.pass(secs(1));
+        if !bench.dials().is_empty() {
+            bench.tell(Event::DialFailed { peer: id(1), relayed: true, reason: "no reservation".into() });
+        }
+    }
+    bench.pass(secs(2));
+    while !bench.dials().is_empty() {
+        bench.tell(Event::DialFailed { peer: id(1), relayed: true, reason: "no reservation".into() });
+        bench.pass(secs(2));
+    }
+    bench.hear_record(relay, record(6));
+    bench.pass(millis(10));
+    assert_eq!(bench.dials(), [id(1)]);
+}

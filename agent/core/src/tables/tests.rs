@@ -52,6 +52,17 @@ fn a_connection_from_an_address_that_is_gone_is_closed() {
 }
 
 #[test]
+fn a_connection_made_before_its_address_was_told_ends_with_it() {
+    let mut bench = Bench::new();
+    bench.tell(Event::Addresses(vec![]));
+    let hasty = bench.member(1);
+    bench.tell(Event::Addresses(vec![address(7)]));
+    assert!(bench.closes().is_empty());
+    bench.tell(Event::AddressGone([192, 0, 2, 7].into()));
+    assert_eq!(bench.closes(), [hasty]);
+}
+
+#[test]
 fn a_path_to_where_a_member_is_goes_before_one_to_where_it_was() {
     let mut bench = Bench::new();
     let old = bench.member(1);

@@ -14,10 +14,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::runtime::Runtime;
 use crate::{Options, board, tcp::socket::explain, tls};
 
-/// A dead path is noticed after this. NATs forget UDP after 30 s and more (RFC 4787, section 4.3: two minutes).
-const IDLE: Duration = Duration::from_secs(18);
+/// A dead path is noticed after this, as soon as one of TCP. NATs forget UDP after 30 s and more (RFC 4787, section 4.3: two minutes).
+const IDLE: Duration = Duration::from_secs(13);
 /// A path that is not used is kept by a packet this often.
-const KEEP_ALIVE: Duration = Duration::from_secs(7);
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Bytes on the way on one connection, in each direction, and of them on one stream half: 500 Mbit/s over 120 ms. Less
 /// where that were more than this part of the board's memory.
 const MOST_ON_THE_WAY: u32 = 16 << 20;

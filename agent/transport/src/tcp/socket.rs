@@ -14,13 +14,15 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// A burst of connections that the kernel completes before we accept them.
 const BACKLOG: i32 = 1024;
-/// Kernel keep-alive: an idle dead path is noticed after about 20 s, and costs this process no wake-up.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
+/// Kernel keep-alive: an idle dead path is noticed after 12 s (beside [`USER_TIMEOUT`], which decides where Linux knows
+/// it), and costs this process no wake-up. Both ends of a path may have to notice before there is another one, and 20 s
+/// are what a silence may cost.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(8);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_PROBES: u32 = 3;
 /// How long sent bytes may stay unacknowledged (RFC 5482). On Linux it also ends a connection whose peer keeps
 /// its window shut this long, so it suits connections that are always read, as a multiplexer's are.
-const USER_TIMEOUT: Duration = Duration::from_secs(15);
+const USER_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// A connected socket. Closing its writing half sends a FIN, as the multiplexer's orderly end needs.
 #[derive(Debug)]
