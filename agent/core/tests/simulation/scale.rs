@@ -8,7 +8,7 @@
 
 use std::{env, fs, time::Duration};
 
-use hive_core::{Config, ConnId, Core, RelayMode, Stored, StoredNetwork};
+use hive_core::{Config, ConnId, Core, Now, RelayMode, Stored, StoredNetwork};
 use hive_protocol::{NodeId, PeerRecord, SignedRecord, Timestamp, frame};
 
 use crate::{
@@ -48,6 +48,7 @@ fn many_nodes_stay_in_step() {
     let mut sheet = Sheet::default();
     let counts =
         |name| env::var(name).unwrap_or_default().split(',').filter_map(|n| n.parse().ok()).collect::<Vec<_>>();
+    alone(&counts("HIVE_SIM_NODES"), &mut sheet);
     counts("HIVE_SIM_NODES").into_iter().for_each(|count| in_step(count, &mut sheet));
     counts("HIVE_SIM_COLD").into_iter().for_each(|count| cold_start(count, &mut sheet));
     env::var("HIVE_SIM_JSON").into_iter().for_each(|path| fs::write(path, sheet.json()).unwrap());
@@ -55,7 +56,6 @@ fn many_nodes_stay_in_step() {
 
 fn in_step(count: usize, sheet: &mut Sheet) {
     sheet.begin(count);
-    alone(count, sheet);
     let before = resident();
     let mut world = known_to_all(count);
     sheet.memory("a simulated node that shares records", resident().saturating_sub(before) / count as u64);
@@ -68,28 +68,35 @@ fn in_step(count: usize, sheet: &mut Sheet) {
     newcomer(&mut world, sheet);
 }
 
-/// The memory of one node that shares records with nobody.
-fn alone(count: usize, sheet: &mut Sheet) {
-    let mut world = World::new(1, 0);
-    (0..count).for_each(|node| world.add(node));
-    keep_network(&mut world, 0);
-    let records = records(&world);
-    let apart = |(record, contact): &(SignedRecord, Timestamp)| {
+/// The memory of a node that shares records with nobody, for networks of these sizes. Measured before all else, and with
+/// all of them kept: this process' memory does not shrink where something is freed, nor grow where it is used again.
+fn alone(counts: &[usize], sheet: &mut Sheet) {
+    const COPIES: usize = 8;
+    let mut kept = Vec::new();
+    for count in counts {
+        sheet.begin(*count);
+        let mut world = World::new(1, 0);
+        (0..*count).for_each(|node| world.add(node));
+        keep_network(&mut world, 0);
+        let records = records(&world);
+        let before = resident();
+        kept.extend((0..COPIES).map(|_| with_copies(&world, &records)));
+        sheet.memory("one node by itself", resident().saturating_sub(before) / COPIES as u64);
+    }
+    kept.iter().for_each(|(core, now)| assert!(counts.contains(&(core.networks(*now)[0].members as usize))));
+}
+
+/// A node that has these records from its own disk.
+fn with_copies(world: &World, records: &[(SignedRecord, Timestamp)]) -> (Core, Now) {
+    let copy = |(record, contact): &(SignedRecord, Timestamp)| {
         let bytes = frame::encode(record, frame::PEER_MAX).unwrap();
         (frame::decode(&bytes[4..]).unwrap(), *contact)
     };
-    let before = resident();
-    let stored = Stored { records: records.iter().map(apart).collect(), ..world.nodes[0].disk.clone() };
-    let config = Config {
-        key: world.nodes[0].key.clone(),
-        version: "0.1.0".into(),
-        target: "simulated".into(),
-        relay: RelayMode::Auto,
-    };
-    let core = Core::new(config, stored, [0; 32], world.now(0));
-    let bytes = resident().saturating_sub(before);
-    assert_eq!(core.networks(world.now(0))[0].members as usize, count);
-    sheet.memory("one node by itself", bytes);
+    let node = &world.nodes[0];
+    let stored = Stored { records: records.iter().map(copy).collect(), ..node.disk.clone() };
+    let config =
+        Config { key: node.key.clone(), version: "0.1.0".into(), target: "simulated".into(), relay: RelayMode::Auto };
+    (Core::new(config, stored, [0; 32], world.now(0)), world.now(0))
 }
 
 /// So many nodes, each of which has stored everybody's record.

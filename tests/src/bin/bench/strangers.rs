@@ -28,6 +28,10 @@ pub struct Strangers {
     /// how many at once (default: 500)
     #[argh(option, default = "500")]
     count: usize,
+    /// how far the crowd stands back from tunnels and agents on this machine's cores (default: 19, to the utmost; on a machine
+    /// that does other work as well such a crowd would not come at all)
+    #[argh(option, default = "19")]
+    nice: u8,
 }
 
 const TRIPS: usize = 1000;
@@ -47,7 +51,7 @@ impl Strangers {
         for _ in 0..rounds {
             let before = bench.pair.far.usage().fds;
             alone.take(&bench, bytes)?;
-            let crowd = self.crowd(&bench, "19", A_TURN);
+            let crowd = self.crowd(&bench, self.nice, A_TURN);
             let present = before + PRESENT.min(self.count / 4);
             wait_until("a crowd is present", PATIENCE, || bench.pair.far.usage().fds >= present);
             crowded.take(&bench, bytes)?;
@@ -69,7 +73,7 @@ impl Strangers {
     fn cost(&self, bench: &Bench, report: &mut Report) {
         let cpu = || bench.pair.far.usage().cpu.as_secs_f64();
         let (before, began) = (cpu(), Instant::now());
-        let mut crowd = self.crowd(bench, "0", ALONE);
+        let mut crowd = self.crowd(bench, 0, ALONE);
         crowd.wait();
         let (seconds, used) = (began.elapsed().as_secs_f64(), cpu() - before);
         let told: Value = serde_json::from_str(crowd.printed().trim()).unwrap_or_default();
@@ -84,12 +88,12 @@ impl Strangers {
         report.figure("CPU of the node for the crowd", "% of a core", Some(used * 100.0 / seconds));
     }
 
-    fn crowd(&self, bench: &Bench, nice: &str, seconds: &str) -> Process {
+    fn crowd(&self, bench: &Bench, nice: u8, seconds: &str) -> Process {
         let far = &bench.pair.far;
         let identity = far.json(&["id"]);
         let at = identity["addresses"][0].as_str().unwrap_or_default();
         let mut command = far.host().command("nice");
-        command.args(["-n", nice]).arg(process::helper("hive-peer"));
+        command.args(["-n", &nice.to_string()]).arg(process::helper("hive-peer"));
         command.args(["crowd", "--seconds", seconds, "--count", &self.count.to_string()]);
         command.arg(format!("{at}/p2p/{}", far.peer_id()));
         Process::start(far.host(), "crowd", command)
