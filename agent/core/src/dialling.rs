@@ -123,7 +123,7 @@ impl Core {
         let mut candidates = Vec::new();
         for (node, entry) in table.members() {
             let connected = self.connections.is_connected(node);
-            let findable = connected || !entry.record.addresses.is_empty();
+            let findable = connected || entry.head().dialable;
             if *node == self.own.id || !findable || room.banned.contains(node) {
                 continue;
             }
@@ -156,10 +156,10 @@ pub(crate) fn addresses_of(
     peer: &NodeId,
 ) -> Vec<Multiaddr> {
     let mut known: Vec<Multiaddr> = identity.cloned().unwrap_or_default();
-    let recorded = tables.values().filter_map(|table| table.member(peer)).flat_map(|e| &e.record.addresses);
+    let recorded = tables.values().filter_map(|table| table.member(peer)).flat_map(|e| e.record().addresses);
     for address in recorded {
-        if known.len() < DIAL_ADDRESSES && !known.contains(address) {
-            known.push(address.clone());
+        if known.len() < DIAL_ADDRESSES && !known.contains(&address) {
+            known.push(address);
         }
     }
     known

@@ -237,7 +237,7 @@ impl Core {
         let Some(table) = self.tables.get(network) else { return };
         let Some(entry) = table.member(peer) else { return };
         let members = crate::tables::count_members(&self.tables, network);
-        let done = self.registrations.complete(network, peer, &entry.record.name, members);
+        let done = self.registrations.complete(network, peer, &entry.record().name, members);
         if let Some(output) = done {
             // Somebody asked for this node, and is told that it is stored.
             self.save(network, peer);

@@ -3,9 +3,9 @@
 //! A record is taken only if its owner signed it for this network and it is newer than the one held. The table never
 //! makes a record; it passes on what owners said, byte for byte.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
-use hive_protocol::{NetworkName, NodeId, PeerRecord, SignedRecord, Timestamp};
+use hive_protocol::{NetworkName, NodeId, PeerRecord, SignedRecord, Timestamp, record::Head};
 
 use crate::{Change, Now};
 
@@ -22,10 +22,11 @@ const CONTACT_LAG: Duration = Duration::from_secs(15 * 60);
 /// How far ahead of ours another clock may be before it is worth a word.
 const CLOCK_AHEAD: Duration = Duration::from_secs(5 * 60);
 
-/// One node's record and what is known of the node.
+/// One node's record and what is known of the node. There may be thousands: it is small, and what the record says is
+/// decoded when it is asked for.
 pub(crate) struct Entry {
+    /// Readable: nothing else is entered.
     pub signed: SignedRecord,
-    pub record: PeerRecord,
     /// Last heard of, directly or by its record.
     pub contact: Timestamp,
     /// Whether its clock was ahead of ours when its record came.
@@ -38,7 +39,6 @@ pub(crate) struct Entry {
     met: bool,
     dirty: Dirty,
     saved_contact: Timestamp,
-    pub fingerprint: u128,
 }
 
 /// What of an entry is not stored yet.
@@ -68,7 +68,8 @@ pub(crate) enum Offer {
 pub(crate) struct Table {
     network: NetworkName,
     me: NodeId,
-    entries: BTreeMap<NodeId, Entry>,
+    /// In the order of their nodes' ids.
+    entries: Vec<Entry>,
     /// Size of all signed records.
     bytes: usize,
 }
@@ -78,15 +79,15 @@ mod tests;
 
 impl Table {
     pub fn new(network: NetworkName, me: NodeId) -> Self {
-        Self { network, me, entries: BTreeMap::new(), bytes: 0 }
+        Self { network, me, entries: Vec::new(), bytes: 0 }
     }
 
     /// Takes a record from the store, where only verified ones are.
-    pub fn restore(&mut self, signed: SignedRecord, record: PeerRecord, contact: Timestamp, now: Now) {
+    pub fn restore(&mut self, signed: SignedRecord, contact: Timestamp, now: Now) {
         let heard = millis(now.mono) - millis(contact.age(now.wall));
-        let mut entry = Entry::new(signed, record, contact, heard);
-        entry.dirty = Dirty::Clean;
-        self.insert(entry);
+        if let Some(entry) = Entry::new(signed, contact, heard) {
+            self.insert(Entry { dirty: Dirty::Clean, ..entry });
+        }
     }
 
     /// Offers a record that `from` sent.
@@ -104,13 +105,13 @@ impl Table {
         if record.node == self.me {
             return Offer::Mine(record.seq);
         }
-        self.take(signed.clone(), record, from, now)
+        self.take(signed.clone(), &record, from, now)
     }
 
     /// Whether a record is newer than what is known. Costs nothing, so it is asked before the signature is checked.
     fn is_news(&self, record: &PeerRecord, from: &NodeId, now: Now) -> bool {
-        match self.entries.get(&record.node) {
-            Some(held) => held.record.seq < record.seq,
+        match self.get(&record.node) {
+            Some(held) => held.head().seq < record.seq,
             None => record.node == *from || record.issued.age(now.wall) < LAPSE,
         }
     }
@@ -118,7 +119,7 @@ impl Table {
     /// Whether there is room for a record. For what a node says in person, and for what is said of a node that was here,
     /// room is made by [`Table::trim`]; hearsay of others must do with what is left. What is said of this node is heard.
     fn has_room(&self, node: &NodeId, size: usize, from: &NodeId) -> bool {
-        let held = self.entries.get(node);
+        let held = self.get(node);
         let known = node == from || *node == self.me || held.is_some_and(|entry| entry.met);
         let more = size.saturating_sub(held.map_or(0, |entry| entry.signed.size()));
         known || ((held.is_some() || self.entries.len() < MOST) && (more == 0 || self.bytes + more <= MOST_BYTES))
@@ -129,7 +130,7 @@ impl Table {
     pub fn trim(&mut self, spared: &NodeId) -> Vec<NodeId> {
         let mut gone = Vec::new();
         while self.entries.len() > MOST || self.bytes > MOST_BYTES {
-            let others = self.entries.iter().filter(|(node, _)| **node != self.me && *node != spared);
+            let others = self.all().filter(|(node, _)| **node != self.me && *node != spared);
             let Some(stalest) = others.min_by_key(|(_, e)| (e.met, e.heard)).map(|(node, _)| *node) else { break };
             self.remove(&stalest);
             gone.push(stalest);
@@ -138,63 +139,83 @@ impl Table {
     }
 
     fn insert(&mut self, entry: Entry) {
-        let node = entry.record.node;
-        self.remove(&node);
         self.bytes += entry.signed.size();
-        self.entries.insert(node, entry);
+        match self.find(&entry.head().node) {
+            Ok(at) => self.bytes -= std::mem::replace(&mut self.entries[at], entry).signed.size(),
+            Err(at) => {
+                if self.entries.len() == self.entries.capacity() {
+                    // By an eighth: doubled, a large table would hold as much again for nothing.
+                    self.entries.reserve_exact(self.entries.len() / 8 + 8);
+                }
+                self.entries.insert(at, entry);
+            }
+        }
     }
 
-    fn take(&mut self, signed: SignedRecord, record: PeerRecord, from: &NodeId, now: Now) -> Offer {
-        let held = self.entries.get(&record.node);
+    /// Where a node's entry is, or would be.
+    fn find(&self, node: &NodeId) -> Result<usize, usize> {
+        self.entries.binary_search_by(|entry| entry.head().node.cmp(node))
+    }
+
+    fn take(&mut self, signed: SignedRecord, record: &PeerRecord, from: &NodeId, now: Now) -> Offer {
+        let held = self.get(&record.node);
         let met = record.node == *from || held.is_some_and(|h| h.met);
         let age = Some(record.issued.age(now.wall)).filter(|age| record.node != *from && *age < LAPSE);
         let age = age.unwrap_or_default();
         let contact = Timestamp(now.wall.0.saturating_sub(age.as_millis() as u64));
-        let ahead = now.wall.age(record.issued) > CLOCK_AHEAD;
-        let changed = held.is_none_or(|h| !says_the_same(&h.record, &record));
+        let clock_ahead = now.wall.age(record.issued) > CLOCK_AHEAD;
+        let changed = held.is_none_or(|h| !says_the_same(&h.record(), record));
         let contact = held.map_or(contact, |h| h.contact.max(contact).min(now.wall));
-        let mut entry = Entry::new(signed, record, contact, millis(now.mono) - millis(age));
-        entry.clock_ahead = ahead;
-        entry.met = met;
-        self.insert(entry);
+        let Some(entry) = Entry::new(signed, contact, millis(now.mono) - millis(age)) else { return Offer::Bad };
+        self.insert(Entry { clock_ahead, met, ..entry });
         if changed { Offer::Changed } else { Offer::Renewed }
     }
 
     /// Puts this node's own record.
-    pub fn put_own(&mut self, signed: SignedRecord, record: PeerRecord, now: Now) {
-        self.insert(Entry::new(signed, record, now.wall, millis(now.mono)));
+    pub fn put_own(&mut self, signed: SignedRecord, now: Now) {
+        Entry::new(signed, now.wall, millis(now.mono)).into_iter().for_each(|entry| self.insert(entry));
     }
 
     pub fn get(&self, node: &NodeId) -> Option<&Entry> {
-        self.entries.get(node)
+        self.find(node).ok().map(|at| &self.entries[at])
+    }
+
+    fn get_mut(&mut self, node: &NodeId) -> Option<&mut Entry> {
+        self.find(node).ok().map(|at| &mut self.entries[at])
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&NodeId, &Entry)> {
+        self.entries.iter().map(Entry::by_node)
     }
 
     /// The record of a node that belongs to the network now.
     pub fn member(&self, node: &NodeId) -> Option<&Entry> {
-        self.get(node).filter(|e| !e.record.left)
+        self.get(node).filter(|e| !e.head().left)
     }
 
     /// The entries whose ids begin with the first `depth` nibbles of `prefix`.
     pub fn range(&self, prefix: u64, depth: u8) -> impl Iterator<Item = (&NodeId, &Entry)> {
         let (low, high) = bounds(prefix, depth);
-        self.entries.range(low..=high)
+        let from = self.entries.partition_point(|entry| entry.head().node < low);
+        let to = self.entries.partition_point(|entry| entry.head().node <= high);
+        self.entries[from..to.max(from)].iter().map(Entry::by_node)
     }
 
     /// Nodes that belong to the network now, this one among them.
     pub fn members(&self) -> impl Iterator<Item = (&NodeId, &Entry)> {
-        self.entries.iter().filter(|(_, e)| !e.record.left)
+        self.all().filter(|(_, e)| !e.head().left)
     }
 
     pub fn remove(&mut self, node: &NodeId) -> bool {
-        let gone = self.entries.remove(node);
-        self.bytes -= gone.as_ref().map_or(0, |entry| entry.signed.size());
-        gone.is_some()
+        let Ok(at) = self.find(node) else { return false };
+        self.bytes -= self.entries.remove(at).signed.size();
+        true
     }
 
     /// Notes a sign of life. `weighty` ones are stored with the next flush, others only when the stored time is old.
     /// True if there is something to flush.
     pub fn touch(&mut self, node: &NodeId, weighty: bool, now: Now) -> bool {
-        let Some(entry) = self.entries.get_mut(node) else { return false };
+        let Some(entry) = self.get_mut(node) else { return false };
         entry.contact = now.wall;
         entry.met = true;
         if weighty || entry.saved_contact.age(now.wall) > CONTACT_LAG {
@@ -205,7 +226,7 @@ impl Table {
 
     /// Notes that a node could not be reached, or that it can be.
     pub fn set_lost(&mut self, node: &NodeId, lost: bool) {
-        if let Some(entry) = self.entries.get_mut(node) {
+        if let Some(entry) = self.get_mut(node) {
             entry.lost = lost;
         }
     }
@@ -213,31 +234,31 @@ impl Table {
     /// What is to be stored of one node, at once.
     pub fn save(&mut self, node: &NodeId) -> Option<Change> {
         let network = self.network.clone();
-        self.entries.get_mut(node).and_then(|entry| entry.save(network))
+        self.get_mut(node).and_then(|entry| entry.save(network))
     }
 
     /// What is to be stored of all nodes.
     pub fn flush(&mut self) -> Vec<Change> {
         let network = &self.network;
-        self.entries.values_mut().filter_map(|entry| entry.save(network.clone())).collect()
+        self.entries.iter_mut().filter_map(|entry| entry.save(network.clone())).collect()
     }
 
     /// Forgets the records that were not renewed in time, never our own.
     pub fn lapse(&mut self, now: Duration) -> Vec<NodeId> {
         let oldest = millis(now) - millis(LAPSE);
-        let lapsed = self.entries.iter().filter(|(node, e)| e.heard <= oldest && **node != self.me);
-        let mut lapsed: Vec<_> = lapsed.map(|(node, _)| *node).collect();
-        lapsed.retain(|node| self.remove(node));
-        lapsed
+        let is_lapsed = |entry: &mut Entry| entry.heard <= oldest && entry.head().node != self.me;
+        let lapsed: Vec<_> = self.entries.extract_if(.., is_lapsed).collect();
+        self.bytes -= lapsed.iter().map(|entry| entry.signed.size()).sum::<usize>();
+        lapsed.iter().map(|entry| entry.head().node).collect()
     }
 }
 
 impl Entry {
-    fn new(signed: SignedRecord, record: PeerRecord, contact: Timestamp, heard: i64) -> Self {
-        let fingerprint = fingerprint(&record.node, record.seq);
-        Self {
+    /// None if the record cannot be read.
+    fn new(signed: SignedRecord, contact: Timestamp, heard: i64) -> Option<Self> {
+        signed.head()?;
+        Some(Self {
             signed,
-            record,
             contact,
             clock_ahead: false,
             heard,
@@ -245,8 +266,20 @@ impl Entry {
             met: false,
             dirty: Dirty::Record,
             saved_contact: contact,
-            fingerprint,
-        }
+        })
+    }
+
+    pub fn head(&self) -> &Head {
+        self.signed.head().unwrap_or_else(|| unreachable!("only what can be read is entered"))
+    }
+
+    /// All that the record says, decoded anew.
+    pub fn record(&self) -> PeerRecord {
+        self.signed.read().unwrap_or_else(|_| unreachable!("only what can be read is entered"))
+    }
+
+    fn by_node(&self) -> (&NodeId, &Self) {
+        (&self.head().node, self)
     }
 
     /// Whether its record alone makes the node count as up.
@@ -255,7 +288,7 @@ impl Entry {
     }
 
     fn save(&mut self, network: NetworkName) -> Option<Change> {
-        let (node, contact) = (self.record.node, self.contact);
+        let (node, contact) = (self.head().node, self.contact);
         let change = match self.dirty {
             Dirty::Clean => return None,
             Dirty::Contact => Change::Contact { network, node, contact },
@@ -271,14 +304,6 @@ impl Entry {
 pub(crate) fn says_the_same(a: &PeerRecord, b: &PeerRecord) -> bool {
     let said = |r: &PeerRecord| PeerRecord { seq: 0, issued: Timestamp(0), ..r.clone() };
     said(a) == said(b)
-}
-
-/// BLAKE3 of node id and sequence number, as a number to be summed.
-fn fingerprint(node: &NodeId, seq: u64) -> u128 {
-    let hash = blake3::Hasher::new().update(node.as_bytes()).update(&seq.to_be_bytes()).finalize();
-    let mut head = [0; 16];
-    head.copy_from_slice(&hash.as_bytes()[..16]);
-    u128::from_be_bytes(head)
 }
 
 /// The first and the last id of a range.

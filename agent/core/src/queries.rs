@@ -61,18 +61,19 @@ impl Core {
     fn row(&self, network: &NetworkName, node: &NodeId, entry: &Entry, now: Now) -> NodeInfo {
         let (path, transport, rtt_ms) = self.path(network, node, PathRule::Any);
         let latest_contact = if *node == self.own.id { now.wall } else { entry.contact };
+        let record = entry.record();
         NodeInfo {
             peer_id: *node,
-            node_name: if *node == self.own.id { self.own.name.clone() } else { entry.record.name.clone() },
+            node_name: if *node == self.own.id { self.own.name.clone() } else { record.name },
             network: network.clone(),
             latest_contact,
             online: self.is_online(node, entry, now),
             path,
             transport,
             rtt_ms,
-            addresses: entry.record.addresses.clone(),
-            version: entry.record.version.clone(),
-            target: entry.record.target.clone(),
+            addresses: record.addresses,
+            version: record.version,
+            target: record.target,
             relay: self.relayed_by(node),
             why_relayed: self.why_relayed(node),
         }
@@ -86,7 +87,7 @@ impl Core {
     #[must_use]
     pub fn addresses_of(&self, peer: &NodeId) -> Vec<Multiaddr> {
         let entries = self.tables.values().filter_map(|table| table.member(peer));
-        entries.flat_map(|entry| entry.record.addresses.iter().cloned()).collect()
+        entries.flat_map(|entry| entry.record().addresses).collect()
     }
 
     /// The networks of this node, by name.
@@ -124,7 +125,7 @@ impl Core {
         let called = |node: &NodeId, entry: &Entry| match *node == self.own.id {
             // Its record follows a new name a moment later.
             true => self.own.name.as_str() == who,
-            false => entry.record.name.as_str() == who,
+            false => entry.record().name.as_str() == who,
         };
         let named = members.filter(|(node, entry)| called(node, entry)).map(|(node, _)| *node);
         let named: BTreeSet<_> = named.chain((self.own.name.as_str() == who).then_some(self.own.id)).collect();
@@ -142,7 +143,7 @@ impl Core {
         if *node == self.own.id {
             return Some(self.own.name.clone());
         }
-        self.tables.values().find_map(|table| Some(table.member(node)?.record.name.clone()))
+        self.tables.values().find_map(|table| Some(table.member(node)?.record().name))
     }
 
     /// A connection that is up.

@@ -113,7 +113,7 @@ impl Core {
         let mut known = BTreeMap::new();
         for (network, table) in &self.tables {
             let relaying = table.members().filter(|(node, entry)| {
-                entry.record.relay && **node != self.own.id && self.is_online(node, entry, now)
+                entry.head().relay && **node != self.own.id && self.is_online(node, entry, now)
             });
             let admitted = relaying.filter(|(node, _)| !self.networks.is_banned(network, node));
             known.extend(admitted.map(|(node, _)| (*node, self.way_to_relay(node))));

@@ -95,8 +95,9 @@ fn rest(depth: u8) -> u64 {
 }
 
 fn digest(table: &Table, prefix: u64, depth: u8) -> Range {
-    let (sum, count) =
-        table.range(prefix, depth).fold((0u128, 0u32), |(sum, n), (_, e)| (sum.wrapping_add(e.fingerprint), n + 1));
+    let (sum, count) = table
+        .range(prefix, depth)
+        .fold((0u128, 0u32), |(sum, n), (_, e)| (sum.wrapping_add(e.head().fingerprint), n + 1));
     Range { prefix, depth, content: RangeContent::Digest { fingerprint: sum.to_be_bytes(), count } }
 }
 
@@ -105,7 +106,7 @@ fn holdings(table: &Table, prefix: u64, depth: u8) -> Range {
     if depth < DEEPEST && table.range(prefix, depth).nth(LIST).is_some() {
         return digest(table, prefix, depth);
     }
-    let entry = |e: &crate::peers::Entry| Entry { node: e.record.node.short(), seq: e.record.seq };
+    let entry = |e: &crate::peers::Entry| Entry { node: e.head().node.short(), seq: e.head().seq };
     let entries = table.range(prefix, depth).take(MAX_ENTRIES).map(|(_, e)| entry(e)).collect();
     Range { prefix, depth, content: RangeContent::List { entries } }
 }
@@ -139,11 +140,11 @@ impl Differences {
     fn compare_list(&mut self, table: &Table, range: &Range, entries: &[Entry]) {
         let outside = |e: &Entry| e.node & !rest(range.depth) != range.prefix;
         let theirs = newest(entries.iter().filter(|e| !outside(e)).copied());
-        let ours = table.range(range.prefix, range.depth).map(|(_, e)| (e.record.node.short(), e));
+        let ours = table.range(range.prefix, range.depth).map(|(node, e)| (node.short(), e));
         let mut held = BTreeMap::new();
         for (short, entry) in ours {
-            held.insert(short, entry.record.seq);
-            if theirs.get(&short).is_none_or(|seq| *seq < entry.record.seq) {
+            held.insert(short, entry.head().seq);
+            if theirs.get(&short).is_none_or(|seq| *seq < entry.head().seq) {
                 self.send(entry.signed.clone());
             }
         }

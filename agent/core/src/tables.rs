@@ -45,9 +45,9 @@ impl Core {
             let Ok(record) = signed.read() else { continue };
             let Some(table) = self.tables.get_mut(&record.network) else { continue };
             if record.node == self.own.id {
-                self.own.set_addresses(record.addresses.clone());
+                self.own.set_addresses(record.addresses);
             }
-            table.restore(signed, record, contact, now);
+            table.restore(signed, contact, now);
         }
         if self.networks.names().iter().any(|network| self.is_own_stale(network)) {
             self.own.changed(now.mono);
@@ -62,8 +62,8 @@ impl Core {
     /// Whether the record held of this node says something else than it would say now.
     fn is_own_stale(&self, network: &NetworkName) -> bool {
         let Some(held) = self.tables.get(network).and_then(|t| t.get(&self.own.id)) else { return true };
-        let fresh = self.own.record(network, held.record.seq, false, self.clock.now());
-        !peers::says_the_same(&held.record, &fresh)
+        let fresh = self.own.record(network, held.head().seq, false, self.clock.now());
+        !peers::says_the_same(&held.record(), &fresh)
     }
 
     pub(crate) fn addresses_changed(&mut self, addresses: Vec<Multiaddr>, now: Now) {
@@ -117,17 +117,17 @@ impl Core {
     /// Makes a new record of this node, with a sequence number above `above`, and tells every member connected.
     pub(crate) fn issue(&mut self, network: &NetworkName, above: u64, now: Now) {
         let Some(table) = self.tables.get_mut(network) else { return };
-        let held = table.get(&self.own.id).map_or(0, |e| e.record.seq);
+        let held = table.get(&self.own.id).map_or(0, |e| e.head().seq);
         let record = self.own.record(network, next_seq(held.max(above), now), false, now);
         let signed = self.own.sign(&record);
-        table.put_own(signed.clone(), record, now);
+        table.put_own(signed.clone(), now);
         table.save(&self.own.id).into_iter().for_each(|change| self.out.persist(change));
         self.push(network, vec![signed], None);
     }
 
     /// A last record of this node for a network: it has left.
     pub(crate) fn tombstone(own: &Own, table: &Table, network: &NetworkName, now: Now) -> SignedRecord {
-        let held = table.get(&own.id).map_or(0, |e| e.record.seq);
+        let held = table.get(&own.id).map_or(0, |e| e.head().seq);
         own.sign(&own.record(network, next_seq(held, now), true, now))
     }
 
@@ -243,13 +243,13 @@ impl Core {
         now: Now,
     ) -> Result<bool, Improper> {
         let Some(table) = self.tables.get_mut(network) else { return Ok(false) };
-        let Ok(node) = signed.read().map(|record| record.node) else { return Err(Improper) };
+        let Some(node) = signed.head().map(|head| head.node) else { return Err(Improper) };
         let introduced = node != *from && table.get(&node).is_none();
         if introduced && !self.newcomers.has_room(from, now.mono) {
             self.compare_later(conn, network, now);
             return Ok(false);
         }
-        let before = table.get(&node).map(|entry| entry.record.addresses.clone()).unwrap_or_default();
+        let before = table.get(&node).map(|entry| entry.record().addresses).unwrap_or_default();
         match table.offer(signed, from, self.networks.is_banned(network, &node), now) {
             Offer::Bad => return Err(Improper),
             Offer::Ignored => return Ok(false),
@@ -285,10 +285,10 @@ impl Core {
     /// A member may have moved: paths to where it was are the worse ones.
     fn relocated(&mut self, network: &NetworkName, node: &NodeId, before: &[Multiaddr]) {
         let Some(entry) = self.tables.get(network).and_then(|table| table.get(node)) else { return };
-        let after = &entry.record.addresses;
+        let after = entry.record().addresses;
         // The same in another order is no move.
         if after.len() != before.len() || after.iter().any(|address| !before.contains(address)) {
-            self.connections.leave_behind(node, before, &entry.record.addresses);
+            self.connections.leave_behind(node, before, &after);
             self.upgrades.restart(node);
             self.routes_changed = true;
         }

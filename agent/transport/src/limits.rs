@@ -2,26 +2,38 @@
 //!
 //! A [`Behaviour`] that refuses connections beyond its bounds, before their handshake where the swarm asks that
 //! early, so that a refusal costs next to nothing. Connections that [`streams`](crate::streams) knows as admitted
-//! do not count as strangers'. It never closes a connection that it has let in.
+//! do not count as strangers'. Where a member is or was lately, the bounds on all strangers together do not hold: a crowd
+//! keeps no member from coming back. Elsewhere prefixes share the places: one that has most gives one up to one with
+//! less, so a crowd from a few addresses keeps out nobody who comes from another. No other connection is closed here.
+
+mod known;
+mod rate;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     convert::Infallible,
     net::{IpAddr, Ipv4Addr},
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use libp2p::{
     Multiaddr, PeerId,
-    core::{Endpoint, transport::PortUse},
+    core::{ConnectedPoint, Endpoint, transport::PortUse},
     multiaddr::Protocol,
     swarm::{
-        ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent, THandlerOutEvent,
-        ToSwarm, dummy,
+        CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+        THandlerOutEvent, ToSwarm, dummy,
     },
 };
 
-use crate::streams::Control;
+use crate::streams::{Admission, Control};
+use known::Known;
+use rate::Rates;
+
+/// Who gives up a place came within this time. Whoever has stayed for longer without being a member is kept for a reason
+/// that is not known here, such as a person who has logged in.
+const MAY_GIVE_WAY: Duration = Duration::from_secs(10);
 
 /// Bounds on connections.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +87,9 @@ pub enum Exceeded {
     /// [`Limits::strangers_per_prefix`]
     #[error("too many connections from this address that belong to no network")]
     Prefix,
+    /// Handshakes of strangers, here or in all, in a time.
+    #[error("too many handshakes in a short time")]
+    Rate,
 }
 
 /// The part of the limits that lives in the swarm. It reports no events.
@@ -82,11 +97,23 @@ pub struct Behaviour {
     limits: Limits,
     control: Control,
     pending: HashMap<ConnectionId, Prefix>,
-    /// With the prefix of those from outside.
-    established: HashMap<ConnectionId, (PeerId, Option<Prefix>)>,
+    established: HashMap<ConnectionId, Established>,
     peers: HashMap<PeerId, usize>,
     /// Pending and established connections from outside, admitted or not.
     inbound: HashMap<Prefix, HashSet<ConnectionId>>,
+    known: Known,
+    rates: Rates,
+    /// Told to give way and not closed yet; of these the swarm has yet to be told of the last.
+    leaving: HashSet<ConnectionId>,
+    untold: VecDeque<(PeerId, ConnectionId)>,
+}
+
+struct Established {
+    peer: PeerId,
+    prefix: Prefix,
+    is_inbound: bool,
+    since: Instant,
+    admission: Admission,
 }
 
 impl Behaviour {
@@ -99,14 +126,29 @@ impl Behaviour {
             established: HashMap::new(),
             peers: HashMap::new(),
             inbound: HashMap::new(),
+            known: Known::default(),
+            rates: Rates::new(),
+            leaving: HashSet::new(),
+            untold: VecDeque::new(),
         }
     }
 
-    fn check_inbound(&self, prefix: Prefix) -> Result<(), Exceeded> {
+    fn check_inbound(&mut self, prefix: Prefix, now: Instant) -> Result<(), Exceeded> {
         within(self.pending.len(), self.limits.pending_inbound, Exceeded::Pending)?;
         within(self.established.len() + self.pending.len(), self.limits.established, Exceeded::Established)?;
         self.check_prefix(prefix)?;
-        self.check_strangers()
+        if self.is_known(prefix) {
+            return Ok(());
+        }
+        self.check_strangers(prefix)?;
+        // Who comes through a relay was let in there, as a member.
+        if prefix == Prefix::Elsewhere { Ok(()) } else { self.rates.take(prefix, now) }
+    }
+
+    /// Whether a member is there, or was lately.
+    fn is_known(&self, prefix: Prefix) -> bool {
+        let admitted = |held: &Established| held.prefix == prefix && held.admission.is_admitted();
+        self.known.contains(prefix) || self.established.values().any(admitted)
     }
 
     fn check_prefix(&self, prefix: Prefix) -> Result<(), Exceeded> {
@@ -117,9 +159,42 @@ impl Behaviour {
     }
 
     /// Asked before the handshake, to refuse early, and after it, since all those pending may end at once.
-    fn check_strangers(&self) -> Result<(), Exceeded> {
-        let strangers = self.strangers(self.inbound.values().flatten()).saturating_sub(self.pending.len());
-        within(strangers, self.limits.strangers, Exceeded::Strangers)
+    fn check_strangers(&self, prefix: Prefix) -> Result<(), Exceeded> {
+        let full = self.strangers_present().count() >= self.limits.strangers;
+        if full && self.who_gives_way(prefix).is_none() { Err(Exceeded::Strangers) } else { Ok(()) }
+    }
+
+    /// Takes a place for a stranger of this prefix.
+    fn make_room(&mut self, prefix: Prefix) -> Result<(), Exceeded> {
+        if self.is_known(prefix) || self.strangers_present().count() < self.limits.strangers {
+            return Ok(());
+        }
+        let (peer, connection) = self.who_gives_way(prefix).ok_or(Exceeded::Strangers)?;
+        self.leaving.insert(connection);
+        self.untold.push_back((peer, connection));
+        Ok(())
+    }
+
+    /// Strangers from where no member is, whose handshake is done and who may stay.
+    fn strangers_present(&self) -> impl Iterator<Item = (&ConnectionId, &Established)> {
+        let admitted = self.established.values().filter(|held| held.admission.is_admitted());
+        let members: HashSet<Prefix> = admitted.map(|held| held.prefix).collect();
+        self.established.iter().filter(move |(id, held)| {
+            let spared = members.contains(&held.prefix) || self.known.contains(held.prefix);
+            held.is_inbound && !spared && !self.leaving.contains(id)
+        })
+    }
+
+    /// The oldest stranger of the prefix that has most of them, if one of this prefix is to have its place.
+    fn who_gives_way(&self, prefix: Prefix) -> Option<(PeerId, ConnectionId)> {
+        let strangers: Vec<_> = self.strangers_present().collect();
+        let mut counts = HashMap::<Prefix, usize>::new();
+        strangers.iter().for_each(|(_, held)| *counts.entry(held.prefix).or_default() += 1);
+        let here = counts.get(&prefix).copied().unwrap_or_default();
+        let (most, _) = counts.into_iter().filter(|(_, count)| *count > here + 1).max_by_key(|(_, count)| *count)?;
+        let may_go = |held: &Established| held.prefix == most && held.since.elapsed() < MAY_GIVE_WAY;
+        let oldest = strangers.into_iter().filter(|(_, held)| may_go(held)).min_by_key(|(id, _)| **id);
+        oldest.map(|(id, held)| (held.peer, *id))
     }
 
     /// How many are not admitted, which none of those pending is.
@@ -131,21 +206,34 @@ impl Behaviour {
         within(self.peers.get(peer).copied().unwrap_or(0), self.limits.per_peer, Exceeded::Peer)
     }
 
-    fn establish(&mut self, connection: ConnectionId, peer: PeerId) {
-        let prefix = self.pending.remove(&connection);
-        self.established.insert(connection, (peer, prefix));
+    fn establish(&mut self, connection: ConnectionId, peer: PeerId, endpoint: &ConnectedPoint) {
+        self.pending.remove(&connection);
+        let held = Established {
+            peer,
+            prefix: Prefix::of(endpoint.get_remote_address()),
+            is_inbound: endpoint.is_listener(),
+            since: Instant::now(),
+            admission: self.control.admission(connection),
+        };
+        self.established.insert(connection, held);
         *self.peers.entry(peer).or_default() += 1;
     }
 
     fn close(&mut self, connection: ConnectionId) {
-        let Some((peer, prefix)) = self.established.remove(&connection) else { return };
+        let Some(Established { peer, prefix, is_inbound, admission, .. }) = self.established.remove(&connection) else {
+            return;
+        };
+        self.leaving.remove(&connection);
+        if admission.is_admitted() && prefix != Prefix::Elsewhere {
+            self.known.note(prefix);
+        }
         if let Some(count) = self.peers.get_mut(&peer) {
             *count -= 1;
             if *count == 0 {
                 self.peers.remove(&peer);
             }
         }
-        if let Some(prefix) = prefix {
+        if is_inbound {
             self.forget_inbound(connection, prefix);
         }
     }
@@ -219,7 +307,7 @@ impl NetworkBehaviour for Behaviour {
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
         let prefix = Prefix::of(remote);
-        self.check_inbound(prefix).map_err(ConnectionDenied::new)?;
+        self.check_inbound(prefix, Instant::now()).map_err(ConnectionDenied::new)?;
         self.pending.insert(connection, prefix);
         self.inbound.entry(prefix).or_default().insert(connection);
         Ok(())
@@ -230,9 +318,10 @@ impl NetworkBehaviour for Behaviour {
         _: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
-        _: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.check_peer(&peer).and_then(|()| self.check_strangers()).map_err(ConnectionDenied::new)?;
+        let prefix = Prefix::of(remote);
+        self.check_peer(&peer).and_then(|()| self.make_room(prefix)).map_err(ConnectionDenied::new)?;
         Ok(dummy::ConnectionHandler)
     }
 
@@ -263,7 +352,9 @@ impl NetworkBehaviour for Behaviour {
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
-            FromSwarm::ConnectionEstablished(event) => self.establish(event.connection_id, event.peer_id),
+            FromSwarm::ConnectionEstablished(event) => {
+                self.establish(event.connection_id, event.peer_id, event.endpoint);
+            }
             FromSwarm::ConnectionClosed(event) => self.close(event.connection_id),
             FromSwarm::ListenFailure(event) => self.give_up(event.connection_id),
             _ => {}
@@ -275,49 +366,11 @@ impl NetworkBehaviour for Behaviour {
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        Poll::Pending
+        let Some((peer_id, connection)) = self.untold.pop_front() else { return Poll::Pending };
+        log::debug!("a stranger gives up its place to one from another address");
+        Poll::Ready(ToSwarm::CloseConnection { peer_id, connection: CloseConnection::One(connection) })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn prefix(addr: &str) -> Prefix {
-        Prefix::of(&addr.parse().unwrap())
-    }
-
-    #[test]
-    fn one_customer_is_one_prefix() {
-        assert_eq!(prefix("/ip6/2001:db8:0:1::1/tcp/1"), prefix("/ip6/2001:db8:0:ff::2/tcp/2"));
-        assert_ne!(prefix("/ip6/2001:db8:0:100::1/tcp/1"), prefix("/ip6/2001:db8:0:200::1/tcp/1"));
-        assert_eq!(prefix("/ip4/192.0.2.1/tcp/1"), prefix("/ip4/192.0.2.1/tcp/2"));
-        assert_ne!(prefix("/ip4/192.0.2.1/tcp/1"), prefix("/ip4/192.0.2.2/tcp/1"));
-        assert_eq!(prefix("/ip6/::ffff:192.0.2.1/tcp/1"), prefix("/ip4/192.0.2.1/tcp/1"));
-    }
-
-    /// The first connection that is refused, of those that stay in their handshake, each from where `from` says.
-    fn first_refused(from: impl Fn(usize) -> String) -> usize {
-        let (_, control, _) = crate::streams::new([], crate::streams::Limits::default());
-        let mut limits = Behaviour::new(Limits::default(), control);
-        let mut arrives = |number: usize| {
-            let (id, local) = (ConnectionId::new_unchecked(number), Multiaddr::empty());
-            limits.handle_pending_inbound_connection(id, &local, &from(number).parse().unwrap())
-        };
-        (0..1024).find(|number| arrives(*number).is_err()).unwrap()
-    }
-
-    #[test]
-    fn a_few_addresses_that_stay_silent_keep_nobody_else_out() {
-        assert_eq!(first_refused(|_| "/ip4/192.0.2.1/tcp/1".to_owned()), Limits::default().pending_per_prefix);
-        let from_63_and_one = |n| format!("/ip4/192.0.2.{}/tcp/1", n / 8);
-        assert_eq!(first_refused(from_63_and_one), Limits::default().pending_inbound);
-    }
-
-    #[test]
-    fn a_relays_address_is_not_its_clients() {
-        let relay = PeerId::random();
-        assert_eq!(prefix(&format!("/ip4/192.0.2.1/tcp/1/p2p/{relay}/p2p-circuit")), Prefix::Elsewhere);
-        assert_eq!(prefix(&format!("/p2p/{relay}")), Prefix::Elsewhere);
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! QUIC for libp2p (libp2p specs, `quic/README.md`) on quinn and async-io.
+//! QUIC for libp2p (libp2p specs, `quic/README.md`) on quinn and the workers.
 //!
 //! Owns the UDP sockets, one for each address that is listened on, and dials from them, so that a NAT's mapping of that
 //! port serves both directions. Security and streams are QUIC's own, with the certificates of [`crate::tls`].
@@ -12,6 +12,7 @@ mod config;
 mod connection;
 mod listener;
 mod runtime;
+mod socket;
 mod stream;
 
 use std::{

@@ -26,7 +26,8 @@ use libp2p::{
 
 use crate::{
     batch::{Gather, ReadAhead},
-    dns, quic, tcp, tls, workers,
+    dns, quic, tcp, tls,
+    workers::{self, GiveWay},
 };
 
 /// Inbound streams of one connection that may negotiate at once: a burst of 512, twice.
@@ -242,15 +243,17 @@ where
     type Error = Error;
     type Future = BoxFuture<'static, Result<Self::Output, Error>>;
 
+    /// Behind living tunnels: whoever calls may be a stranger.
     fn upgrade_inbound(self, socket: C, name: &'static str) -> Self::Future {
-        Box::pin(async move {
+        let secured = async move {
             if name == tls::PROTOCOL {
                 let (peer, stream) = self.tls.upgrade_inbound(socket, name).await?;
                 return Ok((peer, Gather::new(Either::Left(stream))));
             }
             let (peer, stream) = self.noise.upgrade_inbound(socket, name).await?;
             Ok((peer, Gather::new(Either::Right(stream))))
-        })
+        };
+        Box::pin(GiveWay::new(Box::pin(secured)))
     }
 }
 

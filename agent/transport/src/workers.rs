@@ -7,8 +7,8 @@
 //! worker has nothing to do. A task that was woken while it ran, as one that gives way to others, stands behind those
 //! that were woken by an event, so that a bulk copy does not hold up a round trip.
 //!
-//! Only [`Source`](crate::source::Source)s are waited for here. Timers, signals and datagrams are async-io's, whose own
-//! thread hands their tasks over.
+//! Only [`Source`](crate::source::Source)s are waited for here. Timers and signals are async-io's, whose own thread hands
+//! their tasks over.
 
 use std::{
     cell::Cell,
@@ -16,10 +16,12 @@ use std::{
     future::Future,
     io,
     os::fd::OwnedFd,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     thread,
 };
 
@@ -93,6 +95,32 @@ pub fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static
     let (runnable, task) = Builder::new().propagate_panic(true).spawn(|()| future, WithInfo(schedule));
     runnable.schedule();
     task
+}
+
+/// A future that lets every task go first that an event has woken: whenever it is woken itself it gives way once, as a bulk
+/// copy does after its turn. For what is long and not urgent, such as the cryptography of a handshake.
+pub(crate) struct GiveWay<F> {
+    inner: F,
+    has_given_way: bool,
+}
+
+impl<F> GiveWay<F> {
+    pub(crate) fn new(inner: F) -> Self {
+        Self { inner, has_given_way: false }
+    }
+}
+
+impl<F: Future + Unpin> Future for GiveWay<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.has_given_way = !self.has_given_way;
+        if self.has_given_way {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.inner).poll(cx)
+    }
 }
 
 /// What all workers share.
@@ -255,5 +283,27 @@ mod tests {
     #[test]
     fn workers_follow_the_board() {
         assert_eq!([0, 1, 2, 4, 64].map(workers), [1, 1, 2, 4, 4]);
+    }
+
+    #[test]
+    fn who_gives_way_asks_for_another_turn_and_then_goes_on() {
+        struct Woken(AtomicU64);
+        impl std::task::Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let woken = Arc::new(Woken(AtomicU64::new(0)));
+        let waker = woken.clone().into();
+        let mut polled = 0;
+        let steps = std::future::poll_fn(|_| {
+            polled += 1;
+            if polled < 2 { Poll::Pending } else { Poll::Ready(()) }
+        });
+        let mut behind = GiveWay::new(steps);
+        let mut poll = || Pin::new(&mut behind).poll(&mut Context::from_waker(&waker));
+        // Each step takes two polls, of which the first asks for the second.
+        assert_eq!([poll(), poll(), poll(), poll()], [Poll::Pending, Poll::Pending, Poll::Pending, Poll::Ready(())]);
+        assert_eq!((woken.0.load(Ordering::Relaxed), polled), (2, 2));
     }
 }

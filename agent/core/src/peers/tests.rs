@@ -14,10 +14,10 @@ fn now() -> Now {
 /// A table of made-up nodes; the higher the number, the longer nothing was heard of it.
 fn crowd(count: usize) -> Table {
     let mut table = Table::new(lab(), id(0));
-    let signed = signed(1, &said_by(1, 0));
     for n in 0..count {
+        let signed = signed(1, &PeerRecord { node: made_up(n), ..said_by(1, 0) });
         let contact = Timestamp(START - n as u64);
-        table.restore(signed.clone(), PeerRecord { node: made_up(n), ..said_by(1, 0) }, contact, now());
+        table.restore(signed, contact, now());
     }
     table
 }

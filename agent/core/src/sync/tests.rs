@@ -15,7 +15,7 @@ fn made_up(n: u32, seq: u64) -> PeerRecord {
 
 fn put(table: &mut Table, record: PeerRecord) {
     let now = Now { mono: secs(1), wall: record.issued };
-    table.restore(SignedRecord::sign(&record, &key(1)), record, now.wall, now);
+    table.restore(SignedRecord::sign(&record, &key(1)), now.wall, now);
 }
 
 fn table(records: impl IntoIterator<Item = (u32, u64)>) -> Table {
@@ -59,7 +59,7 @@ fn talk(a: &mut Table, b: &mut Table) -> Cost {
 }
 
 fn holds(table: &Table) -> BTreeSet<(NodeId, u64)> {
-    table.range(0, 0).map(|(node, entry)| (*node, entry.record.seq)).collect()
+    table.range(0, 0).map(|(node, entry)| (*node, entry.head().seq)).collect()
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn an_answer_is_bounded() {
 #[test]
 fn a_list_speaks_of_its_own_range_alone() {
     let ours = table([(1, 5)]);
-    let held = ours.range(0, 0).next().unwrap().1.record.node.short();
+    let held = ours.range(0, 0).next().unwrap().0.short();
     let outside = Entry { node: held ^ (1 << 63), seq: 9 };
     let prefix = held & (0xf << 60);
     let list = Range { prefix, depth: 1, content: RangeContent::List { entries: vec![outside] } };

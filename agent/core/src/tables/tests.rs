@@ -151,7 +151,7 @@ fn a_newcomer_learns_ten_thousand_nodes_from_one_member() {
     let mut bench = Bench::new();
     let crowd = strangers(0, 10_000);
     let mut theirs = Table::new(lab(), id(1));
-    crowd.iter().for_each(|r| theirs.restore(r.clone(), r.read().unwrap(), Timestamp(START), bench.now));
+    crowd.iter().for_each(|r| theirs.restore(r.clone(), Timestamp(START), bench.now));
     let conn = bench.member(1);
     let (mut sent, mut rounds) = (0, 0);
     while bench.core.tables[&lab()].range(0, 0).count() <= crowd.len() {

@@ -9,6 +9,7 @@ mod checks;
 mod disk;
 mod mishaps;
 mod scale;
+mod sheet;
 mod world;
 
 use std::{collections::BTreeSet, time::Duration};

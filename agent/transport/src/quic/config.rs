@@ -9,6 +9,7 @@ use quinn::{
 };
 use quinn_proto::RandomConnectionIdGenerator;
 use ring::hmac;
+use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::runtime::Runtime;
@@ -111,8 +112,9 @@ fn open(local: SocketAddr) -> io::Result<std::net::UdpSocket> {
         // IPv4 has a socket of its own: mapped addresses would hide where a connection comes from.
         socket.set_only_v6(true)?;
     }
-    // Granted as far as `net.core.rmem_max` allows; less is no error.
-    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    // Root gets it; others as much as `net.core.rmem_max` allows, and less is no error.
+    sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER)
+        .or_else(|_| socket.set_recv_buffer_size(RECEIVE_BUFFER))?;
     socket.bind(&local.into())?;
     Ok(socket.into())
 }

@@ -43,6 +43,30 @@ pub(super) async fn establish(
     Ok((peer, Connection { inner, remote, inbound: None, outbound: None, closed: None }))
 }
 
+/// What it was like, for whoever looks for a reason why it was slow.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if log::log_enabled!(log::Level::Debug) {
+            let quinn::ConnectionStats { path, udp_tx, udp_rx, .. } = self.inner.stats();
+            log::debug!(
+                "QUIC with {}: {} of {} packets lost, {} times congested, window {} bytes, round trip {:?}, {} bytes a \
+                 packet, sent {} bytes in {} calls, received {} bytes in {} calls",
+                self.remote,
+                path.lost_packets,
+                path.sent_packets,
+                path.congestion_events,
+                path.cwnd,
+                path.rtt,
+                path.current_mtu,
+                udp_tx.bytes,
+                udp_tx.ios,
+                udp_rx.bytes,
+                udp_rx.ios,
+            );
+        }
+    }
+}
+
 /// In words as TCP's, where there are some.
 fn failed(error: &quinn::ConnectionError) -> io::Error {
     let kind = match error {

@@ -65,16 +65,12 @@ impl Listener {
         if let Poll::Ready(event) = self.poll_addresses(cx) {
             return Poll::Ready(event);
         }
-        loop {
-            let Some(incoming) = ready!(self.accept.poll_unpin(cx)) else {
-                let reason = Err(io::Error::other("the UDP socket failed"));
-                return Poll::Ready(TransportEvent::ListenerClosed { listener_id: self.id, reason });
-            };
-            self.accept = accept(self.endpoint.clone());
-            if let Some(event) = self.incoming(incoming) {
-                return Poll::Ready(event);
-            }
-        }
+        let Some(incoming) = ready!(self.accept.poll_unpin(cx)) else {
+            let reason = Err(io::Error::other("the UDP socket failed"));
+            return Poll::Ready(TransportEvent::ListenerClosed { listener_id: self.id, reason });
+        };
+        self.accept = accept(self.endpoint.clone());
+        Poll::Ready(self.incoming(incoming))
     }
 
     fn poll_addresses(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -94,17 +90,17 @@ impl Listener {
         })
     }
 
-    /// `None` for a first packet that is no sound beginning.
-    fn incoming(&self, incoming: Incoming) -> Option<Event> {
+    /// The handshake begins with the upgrade: for whom the swarm turns away nothing is computed.
+    fn incoming(&self, incoming: Incoming) -> Event {
         let remote = incoming.remote_address();
         let ip = incoming.local_ip().unwrap_or(self.local.ip());
-        let connecting = incoming.accept().inspect_err(|error| log::debug!("from {remote}: {error}")).ok()?;
-        Some(TransportEvent::Incoming {
+        let limit = self.config.handshake_timeout;
+        TransportEvent::Incoming {
             listener_id: self.id,
             local_addr: to_multiaddr(SocketAddr::new(ip, self.local.port())),
             send_back_addr: to_multiaddr(remote),
-            upgrade: establish(connecting, self.config.handshake_timeout).boxed(),
-        })
+            upgrade: async move { establish(incoming.into_future(), limit).await }.boxed(),
+        }
     }
 }
 

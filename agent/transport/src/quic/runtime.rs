@@ -1,12 +1,13 @@
-//! What quinn needs of a runtime: async-io's timers and sockets, and the workers.
+//! What quinn needs of a runtime: async-io's timers, and the workers with sockets of their own.
 
 use std::{io, net::UdpSocket, pin::Pin, sync::Arc, time::Instant};
 
 use quinn::{AsyncTimer, AsyncUdpSocket, SmolRuntime};
 
+use super::socket::Socket;
 use crate::workers;
 
-/// Starts quinn's tasks on the workers; the rest is quinn's own for smol.
+/// Starts quinn's tasks on the workers; the timers are quinn's own for smol.
 #[derive(Debug)]
 pub(super) struct Runtime;
 
@@ -20,6 +21,6 @@ impl quinn::Runtime for Runtime {
     }
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        SmolRuntime.wrap_udp_socket(socket)
+        Ok(Arc::new(Socket::new(socket)?))
     }
 }

@@ -45,6 +45,13 @@ impl Admission {
     pub(crate) fn is_admitted(&self) -> bool {
         self.0.as_ref().is_some_and(|link| link.is_admitted())
     }
+
+    #[cfg(test)]
+    pub(crate) fn of_a_member() -> Self {
+        let link = Arc::<Link>::default();
+        link.set_admitted(true);
+        Self(Some(link))
+    }
 }
 
 /// A handle on all connections of the swarm. Cheap to clone.

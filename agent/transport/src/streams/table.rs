@@ -38,7 +38,7 @@ impl Link {
         self.admitted.load(Ordering::Acquire)
     }
 
-    fn set_admitted(&self, admitted: bool) {
+    pub(super) fn set_admitted(&self, admitted: bool) {
         self.admitted.store(admitted, Ordering::Release);
         self.waker.wake();
     }

@@ -36,6 +36,9 @@ pub struct Relay {
     /// megabits a second that arrive at a node at most (default: 0, as many as the machine carries)
     #[argh(option, default = "0")]
     mbit: u64,
+    /// compare TCP and QUIC on direct paths alone
+    #[argh(switch)]
+    direct: bool,
 }
 
 const TEST: &str = "the benchmark of relays";
@@ -66,9 +69,16 @@ impl Relay {
         };
         let tcp = self.direct(&tcp_lab, "/ip4/0.0.0.0/tcp/4180", "tcp");
         let quic = self.direct(&quic_lab, "/ip4/0.0.0.0/udp/4180/quic-v1", "quic");
+        let plain = Course { name: "plain TCP", host: tcp.pair.near.host().clone(), way: tcp.servers.raw() };
+        if self.direct {
+            let courses = [tcp.course("direct"), plain, quic.course("direct over QUIC")];
+            self.speeds(&courses, rounds, bytes, &mut report)?;
+            self.cpu(&[&tcp, &quic], bytes, &mut report)?;
+            self.round_trips(&courses, rounds, &mut report)?;
+            return Ok(report);
+        }
         let relay = Node::start(&lab.host("relay"), pair::options());
         let [one, other] = ["one", "other"].map(|name| self.relayed(&lab, &relay, name));
-        let plain = Course { name: "plain TCP", host: tcp.pair.near.host().clone(), way: tcp.servers.raw() };
         let courses = [tcp.course("direct"), plain, quic.course("direct over QUIC"), one.course("relayed")];
         self.speeds(&courses, rounds, bytes, &mut report)?;
         self.round_trips(&courses, rounds, &mut report)?;
@@ -126,6 +136,19 @@ impl Relay {
                 report.pair(&format!("bulk {name}, {}", course.name), "MiB/s", &speeds[0], speeds_of);
             }
         }
+        Ok(())
+    }
+
+    /// CPU time of both agents of each pair for one copy.
+    fn cpu(&self, scenes: &[&Scene; 2], bytes: u64, report: &mut Report) -> io::Result<()> {
+        let [tcp, quic] = scenes.map(|scene| -> io::Result<f64> {
+            let used =
+                || [&scene.pair.near, &scene.pair.far].map(|agent| agent.usage().cpu.as_secs_f64()).iter().sum::<f64>();
+            let before = used();
+            scene.course("CPU").enter(|| speed(scene.way, Direction::Down, 1, bytes))?;
+            Ok((used() - before) * f64::from(1 << 30) / bytes as f64)
+        });
+        report.pair("CPU of both agents, direct over QUIC", "s/GiB", &[tcp?], &[quic?]);
         Ok(())
     }
 
