@@ -96,6 +96,14 @@ impl Pool {
         found.ok()
     }
 
+    /// A new channel to a peer at this address, whatever is ready.
+    ///
+    /// # Errors
+    /// If the peer does not answer there.
+    pub async fn try_at(&self, peer: NodeId, at: SocketAddr) -> Result<Channel, bulk::Error> {
+        bulk::connect(at, &self.tls.expecting(peer.to_peer_id())?).await
+    }
+
     /// Keeps a channel that has ended its stream, for others beside the same connection.
     pub fn give(&self, to: &Connection, channel: Channel) {
         if let Some(peer) = self.peer(to.peer) {
@@ -257,7 +265,7 @@ async fn candidates(node: &Handle, connection: &Connection, last: Option<SocketA
 }
 
 /// The socket address of a plain TCP multiaddress.
-fn tcp_address(address: &Multiaddr) -> Option<SocketAddr> {
+pub fn tcp_address(address: &Multiaddr) -> Option<SocketAddr> {
     let mut parts = address.iter();
     let ip: IpAddr = match parts.next()? {
         Protocol::Ip4(ip) => ip.into(),
