@@ -218,10 +218,10 @@ async fn try_path(node: Handle, first: Arc<Looked>) {
         if let Some(at) = first.target(&node).await {
             exec::spawn(attempt(node.clone(), peer, at, proof.clone())).detach();
         }
-        if let Some(Ok(channel)) = within(pause, proven.recv()).await {
+        if let Some(Ok((at, channel))) = within(pause, proven.recv()).await {
             let stuck = node.lookout.stuck(&peer);
             log::debug!("the path to {peer} is back, {} streams go on elsewhere", stuck.len());
-            keep(&node, &first, channel);
+            keep(&node, &first, at, channel);
             stuck.iter().for_each(|looked| looked.leave());
             break;
         }
@@ -229,21 +229,18 @@ async fn try_path(node: Handle, first: Arc<Looked>) {
     node.lookout.tried(&peer);
 }
 
-async fn attempt(node: Handle, peer: NodeId, at: SocketAddr, proof: Sender<Channel>) {
+async fn attempt(node: Handle, peer: NodeId, at: SocketAddr, proof: Sender<(SocketAddr, Channel)>) {
     match within(ATTEMPT, node.pool.try_at(peer, at)).await {
-        Some(Ok(channel)) => drop(proof.try_send(channel)),
+        Some(Ok(channel)) => drop(proof.try_send((at, channel))),
         Some(Err(error)) => log::debug!("no channel to {peer} at {at}: {error}"),
         None => {}
     }
 }
 
 /// An egress has use for what was tried.
-fn keep(node: &Handle, tried: &Looked, mut channel: Channel) {
+fn keep(node: &Handle, tried: &Looked, at: SocketAddr, mut channel: Channel) {
     match &tried.beside {
-        Some(connection) => {
-            node.pool.revive(&tried.peer);
-            node.pool.give(connection, channel);
-        }
+        Some(connection) => node.pool.proven(connection, at, channel),
         None => channel.writer.close(),
     }
 }
