@@ -101,9 +101,8 @@ impl<'a> Watch<'a> {
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        if let Some(looked) = &self.looked
-            && looked.owes.load(Ordering::Acquire)
-        {
+        // Whether it owes may just be being found out: what stayed behind would keep its socket open.
+        if let Some(looked) = &self.looked {
             self.node.lookout.lock().owing.remove(&looked.number);
         }
     }
