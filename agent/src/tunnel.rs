@@ -3,7 +3,8 @@
 //! [`listen`] and [`accept`] take connections at an egress, [`ingress`] those that peers open; [`tls`] ends TLS at either
 //! side, [`sni`] tells proxies on one port apart. [`pump`] moves bytes between a local socket and a [`carrier`], [`pool`]
 //! keeps carriers of the bulk plane ready, [`waiting`] finds the streams that come back on another, [`past`] remembers
-//! those that were. This module keeps count of what is live, so that a right that is taken away ends the streams that
+//! those that were, [`lookout`] finds the way back
+//! for those whose peer fell silent. This module keeps count of what is live, so that a right that is taken away ends the streams that
 //! used it, at once.
 
 pub mod accept;
@@ -14,6 +15,7 @@ pub mod copy;
 mod counters;
 pub mod ingress;
 pub mod listen;
+pub mod lookout;
 pub mod memory;
 mod pair;
 mod past;

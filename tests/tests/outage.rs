@@ -2,6 +2,7 @@
 
 use hive_tests::{
     lab::Lab,
+    node::Node,
     notice,
     pair::{Pair, Tunnel, wait_for_proxy},
     payload,
@@ -10,8 +11,11 @@ use hive_tests::{
     wait::wait_until,
 };
 use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
     io::{self, Read, Write},
     net::TcpStream,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -179,6 +183,45 @@ fn a_stream_outlives_a_long_cut() {
     bench.pair.far.host().unblock();
     exchange(&stream, 2).unwrap();
     bench.wait_until_it_serves();
+}
+
+#[test]
+fn a_stream_leaves_a_connection_that_a_router_forgot() {
+    let Some(lab) = Lab::namespaces("a_stream_leaves_a_connection_that_a_router_forgot") else { return };
+    let bench = Bench::start(&lab);
+    let before = dialled(&bench.pair.near);
+    let stream = bench.dial().unwrap();
+    exchange(&stream, 1).unwrap();
+    let carriers: BTreeSet<u16> = dialled(&bench.pair.near).difference(&before).copied().collect();
+    assert!(!carriers.is_empty(), "a channel of the bulk plane");
+    // The nodes' own connection lives on and tells nobody.
+    forget(&bench.pair.near, &carriers);
+    exchange(&stream, 2).unwrap();
+    exchange(&stream, 3).unwrap();
+}
+
+/// The ports from which a node has connections to the usual port of others.
+fn dialled(node: &Node) -> BTreeSet<u16> {
+    let table = node.host().command("cat").arg("/proc/net/tcp").output().expect("a table of sockets");
+    let port = |at: &str| u16::from_str_radix(at.rsplit(':').next()?, 16).ok();
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    let rows = table.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let established = rows.filter(|row| row[3] == "01" && port(row[2]) == Some(4180));
+    established.filter_map(|row| port(row[1])).collect()
+}
+
+/// Drops what belongs to the connections from these ports, in both directions and without a word.
+fn forget(node: &Node, ports: &BTreeSet<u16>) {
+    let mut script = String::from("table inet forgotten {\n");
+    for (hook, side) in [("output", "sport"), ("input", "dport")] {
+        let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+        let rule = format!("tcp {side} {{ {ports} }} drop");
+        writeln!(script, "chain {hook} {{ type filter hook {hook} priority 0; {rule}; }}").unwrap();
+    }
+    script.push('}');
+    let mut nft = node.host().command("nft").arg("-f").arg("-").stdin(Stdio::piped()).spawn().expect("nft");
+    nft.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    assert!(nft.wait().unwrap().success());
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //! stops its own sender, at one window, and nobody else.
 
 pub mod attempts;
+pub mod pulse;
 pub mod window;
 
 use std::collections::VecDeque;

@@ -28,7 +28,7 @@ use crate::{
     ssh,
     store::{Store, StoreError},
     time::within,
-    tunnel::{Tunnels, listen::Prepared, pool::Pool, tls::Termination, waiting::Waiting},
+    tunnel::{Tunnels, listen::Prepared, lookout::Lookout, pool::Pool, tls::Termination, waiting::Waiting},
     update::Updates,
     watched::Watched,
 };
@@ -150,6 +150,8 @@ pub struct Shared {
     pub tunnels: Arc<Tunnels>,
     /// Channels of the bulk plane that are ready for use.
     pub pool: Pool,
+    /// Looks after carriers whose peer owes an answer.
+    pub lookout: Lookout,
     /// Streams that their egress may come back for.
     pub waiting: Arc<Waiting>,
     /// Sockets bound for proxies that are about to be.
@@ -203,6 +205,7 @@ impl Handle {
             routes: Watched::new(core.routes()),
             tunnels: Arc::default(),
             pool: Pool::new(tls),
+            lookout: Lookout::default(),
             waiting: Arc::default(),
             prepared: Prepared::default(),
             sessions: Arc::default(),

@@ -21,7 +21,7 @@ use hive_protocol::{
 };
 use hive_transport::{
     buffers::{Buffer, Pool},
-    bulk::{self, Channel},
+    bulk::{self, Channel, Line},
     streams::Stream,
 };
 use minicbor::Decode;
@@ -56,6 +56,9 @@ pub enum Error {
     /// A payload that is no message.
     #[error(transparent)]
     Payload(#[from] DecodeError),
+    /// Nothing on it was answered for a while, and its path is alive.
+    #[error("the peer answers elsewhere and not here")]
+    Stuck,
 }
 
 impl From<Channel> for Carrier {
@@ -99,6 +102,18 @@ impl Carrier {
             }
         };
         let _: Option<io::Result<()>> = within(LAST_WORDS, say).await;
+    }
+
+    /// Its connection, if it has one of its own.
+    pub fn line(&self) -> Option<Line> {
+        if let Writer::Bulk(writer) = &self.writer { Some(writer.line()) } else { None }
+    }
+
+    /// Ends it at once, whatever waits in it.
+    pub fn cut(&self) {
+        if let Some(Err(error)) = self.line().map(|line| line.cut()) {
+            log::debug!("a carrier was gone before it was cut: {error}");
+        }
     }
 
     /// Whether it may carry another stream after this one.

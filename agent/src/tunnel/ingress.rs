@@ -19,6 +19,7 @@ use super::{
     Cause, Counters, Entry,
     broken::Broken,
     carrier::{Carrier, Reader},
+    lookout::Watch,
     pair::{Inner, Outer},
     pump::Session,
     tls::{self, TlsError},
@@ -181,7 +182,7 @@ impl Ingress {
             grace => carrier.writer.put(&tunnel::encode_u32(Kind::Accept, grace)),
         }
         let session = Session::granting(local, entry.counters.clone(), grace);
-        match run(&session, &mut carrier, &place, &entry).await {
+        match self.run(&session, &mut carrier, &place, &entry).await {
             Ok(()) => {
                 place.end(session.delivered());
                 session.close();
@@ -195,6 +196,30 @@ impl Ingress {
                 session.fail(carrier, &broken).await;
                 None
             }
+        }
+    }
+
+    /// Carries a stream to its end, on one carrier after another if it is lasting.
+    async fn run(&self, session: &Session, carrier: &mut Carrier, place: &Place, entry: &Entry) -> Result<(), Broken> {
+        loop {
+            let watch = Watch::over(&self.node, session.looked_after(carrier), self.peer, None);
+            let cut = async { Next::CutShort(session.cut_short(entry).await) };
+            let arrived = async { Next::Arrived(place.arrival().await) };
+            let pumped = async { Next::Pumped(session.pump(carrier, &watch).await) };
+            let arrival = match or(cut, or(arrived, pumped)).await {
+                Next::CutShort(broken) => return Err(broken),
+                Next::Arrived(arrival) => arrival,
+                Next::Pumped(Err(Broken::Carrier(error))) if !session.grace().is_zero() => {
+                    log::debug!("a stream waits for its egress: {error}");
+                    drop(watch);
+                    carrier.cut();
+                    come_back(session, place, entry).await?
+                }
+                Next::Pumped(outcome) => return outcome,
+            };
+            *carrier = arrival.carrier;
+            carrier.writer.put(&tunnel::encode_count(Kind::Resumed, session.delivered()));
+            session.resume(arrival.delivered)?;
         }
     }
 
@@ -270,27 +295,6 @@ enum Next {
     Pumped(Result<(), Broken>),
     Arrived(Arrival),
     CutShort(Broken),
-}
-
-/// Carries a stream to its end, on one carrier after another if it is lasting.
-async fn run(session: &Session, carrier: &mut Carrier, place: &Place, entry: &Entry) -> Result<(), Broken> {
-    loop {
-        let cut = async { Next::CutShort(session.cut_short(entry).await) };
-        let arrived = async { Next::Arrived(place.arrival().await) };
-        let pumped = async { Next::Pumped(session.pump(carrier).await) };
-        let arrival = match or(cut, or(arrived, pumped)).await {
-            Next::CutShort(broken) => return Err(broken),
-            Next::Arrived(arrival) => arrival,
-            Next::Pumped(Err(Broken::Carrier(error))) if !session.grace().is_zero() => {
-                log::debug!("a stream waits for its egress: {error}");
-                come_back(session, place, entry).await?
-            }
-            Next::Pumped(outcome) => return outcome,
-        };
-        *carrier = arrival.carrier;
-        carrier.writer.put(&tunnel::encode_count(Kind::Resumed, session.delivered()));
-        session.resume(arrival.delivered)?;
-    }
 }
 
 /// Waits for the egress, while the right holds and the grace lasts.

@@ -29,7 +29,8 @@ use super::{
     Cause, Entry, abort,
     accept::{Acceptor, Place},
     broken::Broken,
-    carrier::Carrier,
+    carrier::{self, Carrier},
+    lookout::Watch,
     pair::Outer,
     pump::Session,
     sni, tls,
@@ -263,13 +264,20 @@ impl Egress<'_> {
                 entry.doubted().await;
                 Err(io::Error::other("the connection beside it is gone").into())
             };
-            let broken = match or(doubted, session.pump(carrier)).await {
-                Err(Broken::Carrier(error)) if !session.grace().is_zero() => Broken::Carrier(error),
+            let line = session.looked_after(carrier);
+            let watch = Watch::over(self.node, line, self.remote.node, Some(&self.beside));
+            let error = match or(doubted, session.pump(carrier, &watch)).await {
+                Err(Broken::Carrier(error)) if !session.grace().is_zero() => error,
                 outcome => return outcome,
             };
-            log::debug!("proxy {}: {broken}, the stream waits for another carrier", self.spec.id);
-            // Other channels to this peer went over the same path.
-            self.node.pool.clear(&self.remote.node);
+            drop(watch);
+            log::debug!("proxy {}: {error}, the stream waits for another carrier", self.spec.id);
+            carrier.cut();
+            if !matches!(error, carrier::Error::Stuck) {
+                // Other channels to this peer went over the same path.
+                self.node.pool.clear(&self.remote.node);
+            }
+            let broken = Broken::Carrier(error);
             *carrier = within(session.grace(), self.resume(session, entry)).await.unwrap_or(Err(broken))?;
         }
     }

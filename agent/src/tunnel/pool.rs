@@ -34,6 +34,10 @@ const IDLE: Duration = Duration::from_secs(20);
 const DIALS: usize = 8;
 /// For how long a stream waits for a new channel before it takes the libp2p connection, which is there.
 const HEAD_START: Duration = Duration::from_millis(500);
+/// The same where the bulk plane has just answered: it is busy, not away.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long it counts as having just answered.
+const LATELY: Duration = Duration::from_secs(10);
 /// Where no channel came, libp2p streams serve for so long; twice as long after each further failure, up to a bound.
 const REST: Duration = Duration::from_secs(30);
 const LONGEST_REST: Duration = Duration::from_secs(15 * 60);
@@ -57,6 +61,8 @@ struct State {
     idle: Vec<Idle>,
     /// Where it answered last.
     answers_at: Option<SocketAddr>,
+    /// When it did.
+    answered: Option<Instant>,
     /// For how long it was left alone last, and until when it is.
     rest: Option<(Duration, Instant)>,
     /// A task looks after what is idle.
@@ -88,7 +94,8 @@ impl Pool {
         }
         let (sender, receiver) = channel::bounded(1);
         exec::spawn(peer.clone().provide(node.clone(), connection.clone(), sender)).detach();
-        let Some(found) = within(HEAD_START, receiver.recv()).await else {
+        let patience = if peer.answered_lately() { PATIENCE } else { HEAD_START };
+        let Some(found) = within(patience, receiver.recv()).await else {
             peer.leave_alone();
             return None;
         };
@@ -96,9 +103,27 @@ impl Pool {
         found.ok()
     }
 
+    /// A new channel to a peer at this address, whatever is ready.
+    ///
+    /// # Errors
+    /// If the peer does not answer there.
+    pub async fn try_at(&self, peer: NodeId, at: SocketAddr) -> Result<Channel, bulk::Error> {
+        bulk::connect(at, &self.tls.expecting(peer.to_peer_id())?).await
+    }
+
     /// Keeps a channel that has ended its stream, for others beside the same connection.
     pub fn give(&self, to: &Connection, channel: Channel) {
         if let Some(peer) = self.peer(to.peer) {
+            peer.keep(channel, to.conn);
+        }
+    }
+
+    /// Keeps a channel that has just proven that the bulk plane answers there.
+    pub fn proven(&self, to: &Connection, at: SocketAddr, channel: Channel) {
+        if let Some(peer) = self.peer(to.peer) {
+            let mut state = peer.state();
+            (state.answers_at, state.answered, state.rest) = (Some(at), Some(Instant::now()), None);
+            drop(state);
             peer.keep(channel, to.conn);
         }
     }
@@ -109,7 +134,7 @@ impl Pool {
         if let Some(peer) = known {
             let mut state = peer.state();
             state.idle.clear();
-            state.rest = None;
+            (state.answered, state.rest) = (None, None);
         }
     }
 
@@ -154,6 +179,10 @@ impl Peer {
         self.state().rest.is_some_and(|(_, until)| until > Instant::now())
     }
 
+    fn answered_lately(&self) -> bool {
+        self.state().answered.is_some_and(|at| at.elapsed() < LATELY)
+    }
+
     fn leave_alone(&self) {
         let mut state = self.state();
         let (now, last) = (Instant::now(), state.rest);
@@ -185,13 +214,15 @@ impl Peer {
             match bulk::connect(at, &self.tls).await {
                 Ok(channel) => {
                     let mut state = self.state();
-                    (state.answers_at, state.rest) = (Some(at), None);
+                    (state.answers_at, state.answered, state.rest) = (Some(at), Some(Instant::now()), None);
                     return Some(channel);
                 }
                 Err(error) => log::debug!("no bulk channel to {at}: {error}"),
             }
         }
-        self.state().answers_at = None;
+        let mut state = self.state();
+        (state.answers_at, state.answered) = (None, None);
+        drop(state);
         self.leave_alone();
         None
     }
@@ -257,7 +288,7 @@ async fn candidates(node: &Handle, connection: &Connection, last: Option<SocketA
 }
 
 /// The socket address of a plain TCP multiaddress.
-fn tcp_address(address: &Multiaddr) -> Option<SocketAddr> {
+pub fn tcp_address(address: &Multiaddr) -> Option<SocketAddr> {
     let mut parts = address.iter();
     let ip: IpAddr = match parts.next()? {
         Protocol::Ip4(ip) => ip.into(),

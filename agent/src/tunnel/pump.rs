@@ -23,13 +23,17 @@ use std::{
 use async_io::Timer;
 use hive_core::stream::{Stream, Violation, window::Window};
 use hive_protocol::tunnel::{Header, Kind};
-use hive_transport::source::{Side, Source};
+use hive_transport::{
+    bulk::Line,
+    source::{Side, Source},
+};
 use smol::future::{or, yield_now};
 
 use super::{
     Counters, Entry,
     broken::Broken,
-    carrier::{Carrier, LAST_WORDS, Reader},
+    carrier::{self, Carrier, LAST_WORDS, Reader},
+    lookout::Watch,
     memory::{self, Chunk},
     pair::{Cut, Outer},
 };
@@ -169,17 +173,26 @@ impl Session {
     ///
     /// # Errors
     /// [`Broken::Carrier`] leaves the session as it is, to go on with another carrier.
-    pub async fn pump(&self, carrier: &mut Carrier) -> Result<(), Broken> {
+    pub async fn pump(&self, carrier: &mut Carrier, watch: &Watch<'_>) -> Result<(), Broken> {
         let Carrier { reader, writer } = carrier;
         let mut inbound = pin!(self.inbound(reader));
-        let mut outbound = pin!(or(self.outbound(writer), self.local_abort()));
+        let mut outbound = pin!(or(self.outbound(writer, watch), self.local_abort()));
         // In this order: what inbound changes, outbound sees in the same turn, and inbound waits for nothing of outbound.
-        poll_fn(|cx| match inbound.as_mut().poll(cx) {
+        let pumped = poll_fn(|cx| match inbound.as_mut().poll(cx) {
             Poll::Ready(Err(broken)) => Poll::Ready(Err(broken)),
             Poll::Ready(Ok(never)) => match never {},
             Poll::Pending => outbound.as_mut().poll(cx),
-        })
-        .await
+        });
+        let stuck = async {
+            watch.is_to_leave().await;
+            Err(carrier::Error::Stuck.into())
+        };
+        or(stuck, pumped).await
+    }
+
+    /// What to look at of a carrier while it is used: nothing where the connection ends with it in any case.
+    pub fn looked_after(&self, carrier: &Carrier) -> Option<Line> {
+        carrier.line().filter(|_| self.is_lasting())
     }
 
     /// Waits until the application has aborted though nothing was read from it, as when the window is full: its bytes

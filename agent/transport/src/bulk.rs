@@ -9,6 +9,7 @@
 mod accept;
 mod channel;
 mod handshake;
+mod line;
 mod records;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -19,6 +20,7 @@ use libp2p::PeerId;
 
 pub use accept::{Accepted, Acceptor, Limits, Place};
 pub use channel::{Channel, Reader, Writer};
+pub use line::Line;
 
 use crate::{source::Source, tcp, tls};
 

@@ -19,8 +19,8 @@
 //! | [`workers`], [`source`] | the threads that run tasks, and the sockets that they wait for |
 //! | [`window`] | credit for several byte streams on one |
 //!
-//! `batch` makes few system calls of the many that cipher and multiplexer ask for.
-#![forbid(unsafe_code)]
+//! `batch` makes few system calls of the many that cipher and multiplexer ask for. Unsafe code is denied but for the two calls of
+//! [`tcp::kernel`].
 
 pub mod autonat;
 mod batch;

@@ -6,6 +6,7 @@
 //! names ([`crate::dns`]) and never looks at the bytes.
 
 mod address;
+pub mod kernel;
 mod listener;
 pub(crate) mod socket;
 

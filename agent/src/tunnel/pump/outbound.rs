@@ -17,6 +17,7 @@ use super::{Session, State, TURN};
 use crate::tunnel::{
     broken::Broken,
     carrier::Writer,
+    lookout::Watch,
     memory::{self, Chunk},
 };
 
@@ -25,7 +26,7 @@ const ACK_DELAY: Duration = Duration::from_millis(200);
 
 impl Session {
     /// Frames to the peer, until everything is said and heard.
-    pub(super) async fn outbound(&self, writer: &mut Writer) -> Result<(), Broken> {
+    pub(super) async fn outbound(&self, writer: &mut Writer, watch: &Watch<'_>) -> Result<(), Broken> {
         let mut delay = None;
         let mut quiet = false;
         let mut turn = 0;
@@ -33,6 +34,7 @@ impl Session {
             let read = poll_fn(|cx| Poll::Ready(self.read(cx, writer.room()))).await?;
             self.load(writer, std::mem::take(&mut quiet));
             if !writer.is_empty() {
+                watch.wrote();
                 writer.flush().await?;
                 self.taken();
             }

@@ -22,6 +22,7 @@ use crate::{
 use super::{
     Error, Socket,
     handshake::Renew,
+    line::Line,
     records::{self, Content, HEADER_LEN, Key, PLAIN_MAX, TRAILER_LEN, WIRE_MAX, record_len},
 };
 
@@ -229,6 +230,12 @@ fn update(key: &mut Key, shared: &Shared, message: &[u8]) -> Result<(), Error> {
 }
 
 impl Writer {
+    /// The connection, to be looked after.
+    #[must_use]
+    pub fn line(&self) -> Line {
+        Line(self.socket.clone())
+    }
+
     /// Bytes that [`Self::put`] takes now.
     #[must_use]
     pub fn room(&self) -> usize {

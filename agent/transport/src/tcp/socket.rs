@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use super::kernel;
 use crate::source::{Side, Source};
 use futures::{AsyncRead, AsyncWrite};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
@@ -23,6 +24,11 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// How long sent bytes may stay unacknowledged (RFC 5482). On Linux it also ends a connection whose peer keeps
 /// its window shut this long, so it suits connections that are always read, as a multiplexer's are.
 const USER_TIMEOUT: Duration = Duration::from_secs(12);
+/// Pause between attempts to send the same bytes again, at the longest: a path that is back after some seconds is found
+/// within one. Less than this Linux does not take.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Only on a path that is so much shorter at first: a queue that builds up on a long one can delay answers for as long.
+const SHORT: Duration = Duration::from_millis(100);
 
 /// A connected socket. Closing its writing half sends a FIN, as the multiplexer's orderly end needs.
 #[derive(Debug)]
@@ -78,6 +84,10 @@ impl TcpStream {
         ];
         for error in outcomes.into_iter().filter_map(Result::err) {
             log::debug!("a socket option is not available: {error}");
+        }
+        if kernel::info(&self.0).is_ok_and(|info| info.round_trip < SHORT) {
+            // Most kernels do not know it yet.
+            let _ = kernel::bound_pauses(&self.0, LONGEST_PAUSE);
         }
     }
 }

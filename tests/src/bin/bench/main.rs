@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod bulk;
+mod carriers;
 mod change;
 mod connections;
 mod contender;
@@ -21,6 +22,7 @@ mod plot;
 mod relay;
 mod report;
 mod resume;
+mod scene;
 mod storm;
 mod strangers;
 mod tls;
@@ -61,6 +63,7 @@ enum What {
     Many(many::Many),
     Resume(resume::Resume),
     Relay(relay::Relay),
+    Carriers(carriers::Carriers),
     Change(change::Change),
     Storm(storm::Storm),
     Strangers(strangers::Strangers),
@@ -77,6 +80,7 @@ fn main() -> io::Result<()> {
         Some(What::Many(many)) => many.measure(&Lab::new())?,
         Some(What::Resume(_)) => resume::measure(&Lab::new(), rounds, bytes)?,
         Some(What::Relay(relay)) => relay.measure(rounds, bytes)?,
+        Some(What::Carriers(_)) => carriers::measure(rounds, bytes)?,
         Some(What::Change(change)) => change.measure(),
         Some(What::Storm(storm)) => storm.measure(&Lab::new()),
         Some(What::Strangers(strangers)) => strangers.measure(&Lab::new(), rounds, bytes)?,

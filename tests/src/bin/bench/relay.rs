@@ -5,19 +5,17 @@
 //! relayed round trip is as long as a direct one. Without them the machine is what limits.
 
 use crate::{
-    Servers, Way,
     bulk::{Direction, speed},
     latency::{copy_until, trips},
     report::Report,
+    scene::{Course, Scene},
 };
 use argh::FromArgs;
 use hive_tests::{
     facts::{median, percentile},
-    lab::{Host, Lab, Link, Nat},
+    lab::{Host, Lab, Link},
     node::Node,
-    pair::{self, NETWORK, Pair},
-    process::PATIENCE,
-    wait::wait_until,
+    pair,
 };
 use std::{
     io,
@@ -45,21 +43,6 @@ const TEST: &str = "the benchmark of relays";
 /// Round trips of one turn on the machine itself, and where each takes long.
 const TRIPS: [usize; 2] = [1000, 50];
 
-/// Two nodes with tunnels between them.
-struct Scene {
-    way: Way,
-    servers: Servers,
-    pair: Pair,
-}
-
-/// How a client gets to servers.
-#[derive(Clone)]
-struct Course {
-    name: &'static str,
-    host: Host,
-    way: Way,
-}
-
 impl Relay {
     /// All courses in turns.
     pub fn measure(&self, rounds: usize, bytes: u64) -> io::Result<Report> {
@@ -67,49 +50,23 @@ impl Relay {
         let (Some(tcp_lab), Some(quic_lab), Some(lab)) = (Lab::links(TEST), Lab::links(TEST), Lab::links(TEST)) else {
             return Ok(report);
         };
-        let tcp = self.direct(&tcp_lab, "/ip4/0.0.0.0/tcp/4180", "tcp");
-        let quic = self.direct(&quic_lab, "/ip4/0.0.0.0/udp/4180/quic-v1", "quic");
+        let stretch = |host: &Host| self.stretch(host);
+        let tcp = Scene::direct(&tcp_lab, &stretch, "/ip4/0.0.0.0/tcp/4180", "tcp");
+        let quic = Scene::direct(&quic_lab, &stretch, "/ip4/0.0.0.0/udp/4180/quic-v1", "quic");
         let plain = Course { name: "plain TCP", host: tcp.pair.near.host().clone(), way: tcp.servers.raw() };
         if self.direct {
             let courses = [tcp.course("direct"), plain, quic.course("direct over QUIC")];
             self.speeds(&courses, rounds, bytes, &mut report)?;
-            self.cpu(&[&tcp, &quic], bytes, &mut report)?;
             self.round_trips(&courses, rounds, &mut report)?;
             return Ok(report);
         }
         let relay = Node::start(&lab.host("relay"), pair::options());
-        let [one, other] = ["one", "other"].map(|name| self.relayed(&lab, &relay, name));
+        let [one, other] = ["one", "other"].map(|name| Scene::relayed(&lab, &relay, name, &stretch));
         let courses = [tcp.course("direct"), plain, quic.course("direct over QUIC"), one.course("relayed")];
         self.speeds(&courses, rounds, bytes, &mut report)?;
         self.round_trips(&courses, rounds, &mut report)?;
         self.shares(&one.course("one circuit"), &other.course("other circuit"), rounds, bytes, &mut report)?;
         Ok(report)
-    }
-
-    /// Two nodes on the public network.
-    fn direct(&self, lab: &Lab, listen: &str, transport: &str) -> Scene {
-        let node = |name| {
-            let host = lab.host(name);
-            self.stretch(&host);
-            Node::start(&host, pair::options().listen(listen))
-        };
-        let pair = Pair { near: node("near"), far: node("far") };
-        pair.near.register(&pair.far, NETWORK);
-        Scene::start(pair, "direct", transport)
-    }
-
-    /// Two nodes behind routers that are kept from reaching each other.
-    fn relayed(&self, lab: &Lab, relay: &Node, name: &str) -> Scene {
-        let [(near, near_router), (far, far_router)] = ["near", "far"].map(|side| {
-            let (host, router) = lab.host_behind(Nat::PortRestricted, &format!("{name}-{side}"));
-            self.stretch(router.outside());
-            (host, router)
-        });
-        near_router.outside().cut_from(far_router.outside());
-        let pair = Pair { near: Node::start(&near, pair::options()), far: Node::start(&far, pair::options()) };
-        pair.near.register(relay, NETWORK);
-        pair.far.register(relay, NETWORK);
-        Scene::start(pair, "relayed", "tcp")
     }
 
     fn stretch(&self, host: &Host) {
@@ -136,19 +93,6 @@ impl Relay {
                 report.pair(&format!("bulk {name}, {}", course.name), "MiB/s", &speeds[0], speeds_of);
             }
         }
-        Ok(())
-    }
-
-    /// CPU time of both agents of each pair for one copy.
-    fn cpu(&self, scenes: &[&Scene; 2], bytes: u64, report: &mut Report) -> io::Result<()> {
-        let [tcp, quic] = scenes.map(|scene| -> io::Result<f64> {
-            let used =
-                || [&scene.pair.near, &scene.pair.far].map(|agent| agent.usage().cpu.as_secs_f64()).iter().sum::<f64>();
-            let before = used();
-            scene.course("CPU").enter(|| speed(scene.way, Direction::Down, 1, bytes))?;
-            Ok((used() - before) * f64::from(1 << 30) / bytes as f64)
-        });
-        report.pair("CPU of both agents, direct over QUIC", "s/GiB", &[tcp?], &[quic?]);
         Ok(())
     }
 
@@ -204,31 +148,5 @@ impl Relay {
             done.store(true, SeqCst);
             copying.join().expect("a copy does not panic").and(taken)
         })
-    }
-}
-
-impl Scene {
-    /// Tunnels of a pair, once it has found the path that is to be measured.
-    fn start(pair: Pair, path: &str, transport: &str) -> Scene {
-        pair.wait_until_connected();
-        let far = pair.far.peer_id();
-        wait_until(&format!("the pair is {path} over {transport}"), PATIENCE, || {
-            let row = pair.near.row_of(&far);
-            row["path"] == path && row["transport"] == transport
-        });
-        let servers = Servers::start(pair.far.host());
-        let way = servers.through(&pair);
-        Scene { way, servers, pair }
-    }
-
-    fn course(&self, name: &'static str) -> Course {
-        Course { name, host: self.pair.near.host().clone(), way: self.way }
-    }
-}
-
-impl Course {
-    /// Runs a client on its host.
-    fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
-        self.host.enter(act)
     }
 }

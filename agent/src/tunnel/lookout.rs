@@ -1,0 +1,245 @@
+//! Looking after carriers whose peer owes an answer: notices those that are stuck, tries whether their path is back, and
+//! has streams leave them once it is.
+//!
+//! What is stuck, and when to try, is decided by [`hive_core::stream::pulse`]. One task of the node looks at the sockets to
+//! which something was written, until all of it is acknowledged; a node whose streams are silent has no such task. Paths
+//! are tried peer by peer, however many streams wait. The egress goes on with what it tried; the ingress can only end
+//! the carrier, which the egress is then told by a RST: the path is there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::poll_fn,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use async_io::Timer;
+use futures::task::AtomicWaker;
+use hive_core::stream::pulse::{Pulse, Trial};
+use hive_protocol::NodeId;
+use hive_transport::bulk::{Channel, Line};
+use smol::channel::{self, Sender};
+
+use super::pool::tcp_address;
+use crate::{exec, net::registry::Connection, node::Handle, random, time::within};
+
+/// How often what owes an answer is looked at.
+const LOOK: Duration = Duration::from_millis(400);
+/// For one attempt at a new connection: enough for a long path, and little enough that few are under way at once.
+const ATTEMPT: Duration = Duration::from_secs(2);
+
+/// The carriers of a node that owe an answer.
+#[derive(Default)]
+pub struct Lookout(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    next: u64,
+    /// Those to which something was written since they were last found calm.
+    owing: BTreeMap<u64, Arc<Looked>>,
+    /// The task that looks at them runs.
+    looking: bool,
+    /// Peers whose path is being tried.
+    trials: BTreeSet<NodeId>,
+}
+
+/// One carrier of one stream.
+struct Looked {
+    number: u64,
+    line: Line,
+    peer: NodeId,
+    /// At an egress, the connection beside which the carrier was dialled.
+    beside: Option<Connection>,
+    /// It is among those that owe.
+    owes: AtomicBool,
+    /// The stream is to leave it.
+    left: AtomicBool,
+    leaves: AtomicWaker,
+}
+
+/// Has a carrier looked after while a stream uses it.
+pub struct Watch<'a> {
+    node: &'a Handle,
+    looked: Option<Arc<Looked>>,
+}
+
+impl<'a> Watch<'a> {
+    /// Over a carrier to this peer, if there is anything to look at; an egress dialled it `beside` a connection.
+    pub fn over(node: &'a Handle, line: Option<Line>, peer: NodeId, beside: Option<&Connection>) -> Self {
+        let looked = line.map(|line| {
+            let number = node.lookout.number();
+            let (owes, left, leaves) = Default::default();
+            Arc::new(Looked { number, line, peer, beside: beside.cloned(), owes, left, leaves })
+        });
+        Self { node, looked }
+    }
+
+    /// Something is being written: the peer owes an answer.
+    pub fn wrote(&self) {
+        if let Some(looked) = &self.looked
+            && !looked.owes.swap(true, Ordering::AcqRel)
+        {
+            self.node.lookout.owes(self.node, looked);
+        }
+    }
+
+    /// Waits until the carrier is stuck and the path under it is back.
+    pub async fn is_to_leave(&self) {
+        poll_fn(|cx| {
+            let Some(looked) = &self.looked else { return Poll::Pending };
+            looked.leaves.register(cx.waker());
+            if looked.left.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        // Whether it owes may just be being found out: what stayed behind would keep its socket open.
+        if let Some(looked) = &self.looked {
+            self.node.lookout.lock().owing.remove(&looked.number);
+        }
+    }
+}
+
+impl Looked {
+    /// Nothing of a socket that cannot be asked any more.
+    fn pulse(&self) -> Pulse {
+        let Ok(info) = self.line.info() else { return Pulse::default() };
+        Pulse {
+            owed: info.unsent.into(),
+            under_way: info.unacked,
+            again: info.retransmits.into(),
+            silence: info.silence,
+        }
+    }
+
+    /// Has the stream leave.
+    fn leave(&self) {
+        self.left.store(true, Ordering::Release);
+        self.leaves.wake();
+    }
+
+    /// Where a new connection to the peer would take the path of this one.
+    async fn target(&self, node: &Handle) -> Option<SocketAddr> {
+        let here = self.line.peer_addr().ok()?;
+        if self.beside.is_some() {
+            return Some(here);
+        }
+        // Dialled by the peer, from a port on which it does not listen, and perhaps through a NAT that lets nobody in.
+        let peer = self.peer;
+        let published = node.ask(move |core, _| core.addresses_of(&peer)).await.ok()?;
+        let canonical = |at: &SocketAddr| at.ip().to_canonical();
+        published.iter().filter_map(tcp_address).find(|at| canonical(at) == canonical(&here))
+    }
+}
+
+impl Lookout {
+    fn number(&self) -> u64 {
+        let mut inner = self.lock();
+        inner.next += 1;
+        inner.next
+    }
+
+    /// Looks after a carrier from now on, until it is found calm.
+    fn owes(&self, node: &Handle, looked: &Arc<Looked>) {
+        let mut inner = self.lock();
+        inner.owing.insert(looked.number, looked.clone());
+        if !std::mem::replace(&mut inner.looking, true) {
+            drop(inner);
+            exec::spawn(look(node.clone())).detach();
+        }
+    }
+
+    /// Lets go of what is calm; answers one stuck carrier for each peer whose path nobody tries yet. None if nothing owes
+    /// an answer any more.
+    fn look(&self) -> Option<Vec<Arc<Looked>>> {
+        let mut inner = self.lock();
+        let Inner { owing, trials, looking, .. } = &mut *inner;
+        let mut found = Vec::new();
+        owing.retain(|_, looked| {
+            // Before the kernel is asked: what is written meanwhile has it looked after again.
+            looked.owes.store(false, Ordering::Release);
+            let pulse = looked.pulse();
+            if pulse.is_calm() {
+                return false;
+            }
+            looked.owes.store(true, Ordering::Release);
+            if pulse.is_stuck() && trials.insert(looked.peer) {
+                found.push(looked.clone());
+            }
+            true
+        });
+        *looking = !owing.is_empty();
+        looking.then_some(found)
+    }
+
+    /// What is stuck of the carriers to a peer.
+    fn stuck(&self, peer: &NodeId) -> Vec<Arc<Looked>> {
+        let inner = self.lock();
+        inner.owing.values().filter(|looked| looked.peer == *peer && looked.pulse().is_stuck()).cloned().collect()
+    }
+
+    fn tried(&self, peer: &NodeId) {
+        self.lock().trials.remove(peer);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks until nothing owes an answer.
+async fn look(node: Handle) {
+    loop {
+        Timer::after(LOOK).await;
+        let Some(stuck) = node.lookout.look() else { return };
+        for looked in stuck {
+            exec::spawn(try_path(node.clone(), looked)).detach();
+        }
+    }
+}
+
+/// Tries the path to a peer while anything on it is stuck, and has the streams leave what is once it is found alive.
+async fn try_path(node: Handle, first: Arc<Looked>) {
+    let peer = first.peer;
+    log::debug!("{peer} answers nothing: trying its path");
+    let mut trial = Trial::new(random::bytes());
+    let (proof, proven) = channel::bounded(1);
+    while !node.lookout.stuck(&peer).is_empty() {
+        let pause = trial.tried();
+        if let Some(at) = first.target(&node).await {
+            exec::spawn(attempt(node.clone(), peer, at, proof.clone())).detach();
+        }
+        if let Some(Ok((at, channel))) = within(pause, proven.recv()).await {
+            let stuck = node.lookout.stuck(&peer);
+            log::debug!("the path to {peer} is back, {} streams go on elsewhere", stuck.len());
+            keep(&node, &first, at, channel);
+            stuck.iter().for_each(|looked| looked.leave());
+            break;
+        }
+    }
+    node.lookout.tried(&peer);
+}
+
+async fn attempt(node: Handle, peer: NodeId, at: SocketAddr, proof: Sender<(SocketAddr, Channel)>) {
+    match within(ATTEMPT, node.pool.try_at(peer, at)).await {
+        Some(Ok(channel)) => drop(proof.try_send((at, channel))),
+        Some(Err(error)) => log::debug!("no channel to {peer} at {at}: {error}"),
+        None => {}
+    }
+}
+
+/// An egress has use for what was tried.
+fn keep(node: &Handle, tried: &Looked, at: SocketAddr, mut channel: Channel) {
+    match &tried.beside {
+        Some(connection) => node.pool.proven(connection, at, channel),
+        None => channel.writer.close(),
+    }
+}
