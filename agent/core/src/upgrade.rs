@@ -7,7 +7,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use hive_protocol::NodeId;
-use multiaddr::Multiaddr;
 
 use crate::{
     Core, Now, Output,
