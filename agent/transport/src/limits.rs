@@ -134,12 +134,12 @@ impl Behaviour {
     }
 
     fn check_inbound(&mut self, prefix: Prefix, now: Instant) -> Result<(), Exceeded> {
-        within(self.pending.len(), self.limits.pending_inbound, Exceeded::Pending)?;
         within(self.established.len() + self.pending.len(), self.limits.established, Exceeded::Established)?;
         self.check_prefix(prefix)?;
         if self.is_known(prefix) {
             return Ok(());
         }
+        within(self.pending.len(), self.limits.pending_inbound, Exceeded::Pending)?;
         self.check_strangers(prefix)?;
         // Who comes through a relay was let in there, as a member.
         if prefix == Prefix::Elsewhere { Ok(()) } else { self.rates.take(prefix, now) }

@@ -118,5 +118,5 @@ fn no_crowd_keeps_a_member_from_coming_back() {
     assert!(bench.comes(9, false).is_some(), "it is there");
     bench.limits.close(member);
     assert!(bench.comes(9, false).is_some(), "it was there lately");
-    assert_eq!(bench.comes(5, false), None);
+    assert_eq!(bench.comes(5, false), None, "and takes no place from those who share them");
 }
