@@ -262,7 +262,7 @@ impl Peer {
 }
 
 /// Where the bulk plane of a connection's peer may answer, the likeliest place first.
-async fn candidates(node: &Handle, connection: &Connection, last: Option<SocketAddr>) -> Vec<SocketAddr> {
+pub async fn candidates(node: &Handle, connection: &Connection, last: Option<SocketAddr>) -> Vec<SocketAddr> {
     let peer = connection.peer;
     let published = node.ask(move |core, _| core.addresses_of(&peer)).await.unwrap_or_default();
     let mut published: Vec<SocketAddr> = published.iter().filter_map(tcp_address).collect();
