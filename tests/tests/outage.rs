@@ -190,22 +190,22 @@ fn a_stream_leaves_a_connection_that_a_router_forgot() {
     let Some(lab) = Lab::namespaces("a_stream_leaves_a_connection_that_a_router_forgot") else { return };
     let bench = Bench::start(&lab);
     let before = dialled(&bench.pair.near);
+    let carriers = || -> BTreeSet<u16> { dialled(&bench.pair.near).difference(&before).copied().collect() };
+    wait_until("there is a channel of the bulk plane", BACK, || bench.serves() && !carriers().is_empty());
     let stream = bench.dial().unwrap();
     exchange(&stream, 1).unwrap();
-    let carriers: BTreeSet<u16> = dialled(&bench.pair.near).difference(&before).copied().collect();
-    assert!(!carriers.is_empty(), "a channel of the bulk plane");
     // The nodes' own connection lives on and tells nobody.
-    forget(&bench.pair.near, &carriers);
+    forget(&bench.pair.near, &carriers());
     exchange(&stream, 2).unwrap();
     exchange(&stream, 3).unwrap();
 }
 
 /// The ports from which a node has connections to the usual port of others.
 fn dialled(node: &Node) -> BTreeSet<u16> {
-    let table = node.host().command("cat").arg("/proc/net/tcp").output().expect("a table of sockets");
+    let table = node.host().command("cat").args(["/proc/net/tcp", "/proc/net/tcp6"]).output().expect("two tables");
     let port = |at: &str| u16::from_str_radix(at.rsplit(':').next()?, 16).ok();
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
-    let rows = table.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<_>>());
     let established = rows.filter(|row| row[3] == "01" && port(row[2]) == Some(4180));
     established.filter_map(|row| port(row[1])).collect()
 }

@@ -202,7 +202,11 @@ impl Ingress {
     /// Carries a stream to its end, on one carrier after another if it is lasting.
     async fn run(&self, session: &Session, carrier: &mut Carrier, place: &Place, entry: &Entry) -> Result<(), Broken> {
         loop {
-            let watch = Watch::over(&self.node, session.looked_after(carrier), self.peer, None);
+            let line = carrier.line().filter(|_| !session.grace().is_zero());
+            let watch = match line {
+                Some(line) => Watch::over(&self.node, Some(line), self.peer, None),
+                None => Watch::off(&self.node),
+            };
             let cut = async { Next::CutShort(session.cut_short(entry).await) };
             let arrived = async { Next::Arrived(place.arrival().await) };
             let pumped = async { Next::Pumped(session.pump(carrier, &watch).await) };

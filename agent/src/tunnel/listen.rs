@@ -256,7 +256,7 @@ struct Egress<'a> {
     beside: Connection,
 }
 
-impl Egress<'_> {
+impl<'a> Egress<'a> {
     /// Carries the stream to its end, on one carrier after another if it is lasting.
     async fn carry(&mut self, session: &Session, carrier: &mut Carrier, entry: &Entry) -> Result<(), Broken> {
         loop {
@@ -264,8 +264,7 @@ impl Egress<'_> {
                 entry.doubted().await;
                 Err(io::Error::other("the connection beside it is gone").into())
             };
-            let line = session.looked_after(carrier);
-            let watch = Watch::over(self.node, line, self.remote.node, Some(&self.beside));
+            let watch = self.watch(session, carrier);
             let error = match or(doubted, session.pump(carrier, &watch)).await {
                 Err(Broken::Carrier(error)) if !session.grace().is_zero() => error,
                 outcome => return outcome,
@@ -280,6 +279,14 @@ impl Egress<'_> {
             let broken = Broken::Carrier(error);
             *carrier = within(session.grace(), self.resume(session, entry)).await.unwrap_or(Err(broken))?;
         }
+    }
+
+    /// Has a carrier looked after, unless nothing could come of it.
+    fn watch(&self, session: &Session, carrier: &Carrier) -> Watch<'a> {
+        if session.grace().is_zero() || self.beside.relayed() {
+            return Watch::off(self.node);
+        }
+        Watch::over(self.node, carrier.line(), self.remote.node, Some(&self.beside))
     }
 
     /// Finds a carrier and the other end of the stream on it.

@@ -12,7 +12,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     task::Poll,
     time::Duration,
@@ -25,11 +25,14 @@ use hive_protocol::NodeId;
 use hive_transport::bulk::{Channel, Line};
 use smol::channel::{self, Sender};
 
-use super::pool::tcp_address;
+use super::pool::{candidates, tcp_address};
 use crate::{exec, net::registry::Connection, node::Handle, random, time::within};
 
 /// How often what owes an answer is looked at.
 const LOOK: Duration = Duration::from_millis(400);
+/// Looks at a libp2p stream in vain after which nothing is expected of it any more, half a minute's worth: its reader
+/// may be slow, and the bulk plane out of reach.
+const MOST_LOOKS: u32 = 75;
 /// For one attempt at a new connection: enough for a long path, and little enough that few are under way at once.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
@@ -51,7 +54,11 @@ struct Inner {
 /// One carrier of one stream.
 struct Looked {
     number: u64,
-    line: Line,
+    /// None of a libp2p stream, whose own frames must tell.
+    line: Option<Line>,
+    /// Without a line: the peer has bytes to acknowledge, and how many looks ago it was last heard.
+    awaited: AtomicBool,
+    looks: AtomicU32,
     peer: NodeId,
     /// At an egress, the connection beside which the carrier was dialled.
     beside: Option<Connection>,
@@ -69,22 +76,40 @@ pub struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    /// Over a carrier to this peer, if there is anything to look at; an egress dialled it `beside` a connection.
+    /// Over a carrier to this peer; an egress dialled it `beside` a connection.
     pub fn over(node: &'a Handle, line: Option<Line>, peer: NodeId, beside: Option<&Connection>) -> Self {
-        let looked = line.map(|line| {
-            let number = node.lookout.number();
-            let (owes, left, leaves) = Default::default();
-            Arc::new(Looked { number, line, peer, beside: beside.cloned(), owes, left, leaves })
-        });
-        Self { node, looked }
+        let number = node.lookout.number();
+        let beside = beside.cloned();
+        let (awaited, looks, owes, left, leaves) = Default::default();
+        Self { node, looked: Some(Arc::new(Looked { number, line, awaited, looks, peer, beside, owes, left, leaves })) }
     }
 
-    /// Something is being written: the peer owes an answer.
-    pub fn wrote(&self) {
-        if let Some(looked) = &self.looked
-            && !looked.owes.swap(true, Ordering::AcqRel)
-        {
+    /// Over nothing: where the stream ends with its carrier, or only other means help.
+    pub fn off(node: &'a Handle) -> Self {
+        Self { node, looked: None }
+    }
+
+    /// Something is being written; `awaited`, whether the peer has bytes to acknowledge.
+    pub fn wrote(&self, awaited: bool) {
+        let Some(looked) = &self.looked else { return };
+        looked.awaited.store(awaited, Ordering::Relaxed);
+        if (awaited || looked.line.is_some()) && !looked.owes.swap(true, Ordering::AcqRel) {
+            looked.looks.store(0, Ordering::Relaxed);
             self.node.lookout.owes(self.node, looked);
+        }
+    }
+
+    /// A frame has come.
+    pub fn heard(&self) {
+        if let Some(looked) = &self.looked {
+            looked.looks.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The peer has acknowledged; `awaited`, whether it has more to.
+    pub fn acknowledged(&self, awaited: bool) {
+        if let Some(looked) = &self.looked {
+            looked.awaited.store(awaited, Ordering::Relaxed);
         }
     }
 
@@ -111,13 +136,22 @@ impl Drop for Watch<'_> {
 impl Looked {
     /// Nothing of a socket that cannot be asked any more.
     fn pulse(&self) -> Pulse {
-        let Ok(info) = self.line.info() else { return Pulse::default() };
+        let Some(line) = &self.line else { return self.pulse_of_frames() };
+        let Ok(info) = line.info() else { return Pulse::default() };
         Pulse {
             owed: info.unsent.into(),
             under_way: info.unacked,
             again: info.retransmits.into(),
             silence: info.silence,
         }
+    }
+
+    /// That a reader is slow looks the same: then a channel of the bulk plane serves it as well, if there is one.
+    fn pulse_of_frames(&self) -> Pulse {
+        let looks = self.looks.load(Ordering::Relaxed);
+        let awaited = self.awaited.load(Ordering::Relaxed) && looks < MOST_LOOKS;
+        let silence = LOOK * looks;
+        Pulse { owed: awaited.into(), under_way: awaited.into(), again: looks, silence }
     }
 
     /// Has the stream leave.
@@ -128,10 +162,12 @@ impl Looked {
 
     /// Where a new connection to the peer would take the path of this one.
     async fn target(&self, node: &Handle) -> Option<SocketAddr> {
-        let here = self.line.peer_addr().ok()?;
-        if self.beside.is_some() {
-            return Some(here);
-        }
+        let here = match (&self.line, &self.beside) {
+            (Some(line), Some(_)) => return line.peer_addr().ok(),
+            (Some(line), None) => line.peer_addr().ok()?,
+            (None, Some(connection)) => return candidates(node, connection, None).await.first().copied(),
+            (None, None) => return None,
+        };
         // Dialled by the peer, from a port on which it does not listen, and perhaps through a NAT that lets nobody in.
         let peer = self.peer;
         let published = node.ask(move |core, _| core.addresses_of(&peer)).await.ok()?;
@@ -166,6 +202,7 @@ impl Lookout {
         owing.retain(|_, looked| {
             // Before the kernel is asked: what is written meanwhile has it looked after again.
             looked.owes.store(false, Ordering::Release);
+            looked.looks.fetch_add(1, Ordering::Relaxed);
             let pulse = looked.pulse();
             if pulse.is_calm() {
                 return false;

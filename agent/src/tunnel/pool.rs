@@ -52,12 +52,12 @@ pub struct Pool {
 
 struct Peer {
     tls: tls::Config,
-    dials: Semaphore,
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
+    /// Places for dials. Those of a path that was given up keep theirs to themselves.
+    dials: Arc<Semaphore>,
     idle: Vec<Idle>,
     /// Where it answered last.
     answers_at: Option<SocketAddr>,
@@ -67,6 +67,13 @@ struct State {
     rest: Option<(Duration, Instant)>,
     /// A task looks after what is idle.
     kept: bool,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let (idle, answers_at, answered, rest, kept) = Default::default();
+        Self { dials: Arc::new(Semaphore::new(DIALS)), idle, answers_at, answered, rest, kept }
+    }
 }
 
 /// A channel that waits for its next stream.
@@ -122,6 +129,7 @@ impl Pool {
     pub fn proven(&self, to: &Connection, at: SocketAddr, channel: Channel) {
         if let Some(peer) = self.peer(to.peer) {
             let mut state = peer.state();
+            state.dials = Arc::new(Semaphore::new(DIALS));
             (state.answers_at, state.answered, state.rest) = (Some(at), Some(Instant::now()), None);
             drop(state);
             peer.keep(channel, to.conn);
@@ -152,7 +160,7 @@ impl Pool {
             return Some(known.clone());
         }
         let tls = self.tls.expecting(peer.to_peer_id()).ok()?;
-        let new = Arc::new(Peer { tls, dials: Semaphore::new(DIALS), state: Mutex::default() });
+        let new = Arc::new(Peer { tls, state: Mutex::default() });
         peers.insert(peer, new.clone());
         Some(new)
     }
@@ -194,7 +202,8 @@ impl Peer {
 
     /// Finds a channel for whoever waits at `asked`, or the next who asks.
     async fn provide(self: Arc<Self>, node: Handle, connection: Connection, asked: Sender<Channel>) {
-        let dialling = self.dials.acquire().await;
+        let dials = self.state().dials.clone();
+        let dialling = dials.acquire().await;
         let found = match self.ready(connection.conn) {
             Some(channel) => Some(channel),
             None => {
@@ -210,6 +219,7 @@ impl Peer {
     }
 
     async fn dial(&self, candidates: Vec<SocketAddr>) -> Option<Channel> {
+        let began = Instant::now();
         for at in candidates {
             match bulk::connect(at, &self.tls).await {
                 Ok(channel) => {
@@ -221,6 +231,10 @@ impl Peer {
             }
         }
         let mut state = self.state();
+        if state.answered.is_some_and(|at| at >= began) {
+            // Elsewhere, meanwhile.
+            return None;
+        }
         (state.answers_at, state.answered) = (None, None);
         drop(state);
         self.leave_alone();
@@ -262,7 +276,7 @@ impl Peer {
 }
 
 /// Where the bulk plane of a connection's peer may answer, the likeliest place first.
-async fn candidates(node: &Handle, connection: &Connection, last: Option<SocketAddr>) -> Vec<SocketAddr> {
+pub async fn candidates(node: &Handle, connection: &Connection, last: Option<SocketAddr>) -> Vec<SocketAddr> {
     let peer = connection.peer;
     let published = node.ask(move |core, _| core.addresses_of(&peer)).await.unwrap_or_default();
     let mut published: Vec<SocketAddr> = published.iter().filter_map(tcp_address).collect();

@@ -23,10 +23,7 @@ use std::{
 use async_io::Timer;
 use hive_core::stream::{Stream, Violation, window::Window};
 use hive_protocol::tunnel::{Header, Kind};
-use hive_transport::{
-    bulk::Line,
-    source::{Side, Source},
-};
+use hive_transport::source::{Side, Source};
 use smol::future::{or, yield_now};
 
 use super::{
@@ -175,7 +172,7 @@ impl Session {
     /// [`Broken::Carrier`] leaves the session as it is, to go on with another carrier.
     pub async fn pump(&self, carrier: &mut Carrier, watch: &Watch<'_>) -> Result<(), Broken> {
         let Carrier { reader, writer } = carrier;
-        let mut inbound = pin!(self.inbound(reader));
+        let mut inbound = pin!(self.inbound(reader, watch));
         let mut outbound = pin!(or(self.outbound(writer, watch), self.local_abort()));
         // In this order: what inbound changes, outbound sees in the same turn, and inbound waits for nothing of outbound.
         let pumped = poll_fn(|cx| match inbound.as_mut().poll(cx) {
@@ -188,11 +185,6 @@ impl Session {
             Err(carrier::Error::Stuck.into())
         };
         or(stuck, pumped).await
-    }
-
-    /// What to look at of a carrier while it is used: nothing where the connection ends with it in any case.
-    pub fn looked_after(&self, carrier: &Carrier) -> Option<Line> {
-        carrier.line().filter(|_| self.is_lasting())
     }
 
     /// Waits until the application has aborted though nothing was read from it, as when the window is full: its bytes
@@ -220,10 +212,11 @@ impl Session {
     }
 
     /// Frames from the peer, as long as there can be any.
-    async fn inbound(&self, reader: &mut Reader) -> Result<std::convert::Infallible, Broken> {
+    async fn inbound(&self, reader: &mut Reader, watch: &Watch<'_>) -> Result<std::convert::Infallible, Broken> {
         let mut turn = 0;
         loop {
             let header = reader.header().await?;
+            watch.heard();
             turn += FRAME_COST + header.len;
             if turn >= TURN {
                 turn = 0;
@@ -232,7 +225,7 @@ impl Session {
             match header.kind {
                 Kind::Data => self.deliver(reader, header.len).await?,
                 Kind::Eof => self.end(reader.count().await?)?,
-                Kind::Ack => self.acknowledged(reader.count().await?)?,
+                Kind::Ack => watch.acknowledged(self.acknowledged(reader.count().await?)?),
                 Kind::Window => {
                     let window = reader.number().await?;
                     self.state().stream.incoming.peer_window(window);
@@ -285,14 +278,15 @@ impl Session {
         self.local.end().map_err(Broken::Local)
     }
 
-    fn acknowledged(&self, count: u64) -> Result<(), Broken> {
+    /// Notes what the peer has; says whether it has more to acknowledge.
+    fn acknowledged(&self, count: u64) -> Result<bool, Broken> {
         let (share, now) = (memory::share(), self.began.elapsed());
         let mut state = self.state();
         let State { stream, window } = &mut *state;
         let was_full = stream.outgoing.is_full(window.bytes(share));
         stream.outgoing.acknowledged(count)?;
         window.acknowledged(count, was_full, share, now);
-        Ok(())
+        Ok(stream.outgoing.unacknowledged() > 0)
     }
 }
 

@@ -34,7 +34,7 @@ impl Session {
             let read = poll_fn(|cx| Poll::Ready(self.read(cx, writer.room()))).await?;
             self.load(writer, std::mem::take(&mut quiet));
             if !writer.is_empty() {
-                watch.wrote();
+                watch.wrote(self.state().stream.outgoing.unacknowledged() > 0);
                 writer.flush().await?;
                 self.taken();
             }
