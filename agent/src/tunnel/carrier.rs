@@ -95,7 +95,7 @@ impl Carrier {
         let say = async {
             self.writer.send(frame).await?;
             loop {
-                self.reader.skip()?;
+                self.reader.skip();
                 self.reader.fill().await?;
                 // Whoever goes on talking does not keep the time from running out.
                 yield_now().await;
@@ -139,20 +139,21 @@ pub struct StreamReader {
 }
 
 impl Reader {
-    /// Runs `take` on what has arrived, in order, and consumes as many bytes as it says.
-    pub fn with_slices(
-        &mut self,
-        take: impl FnOnce(&mut dyn Iterator<Item = &[u8]>) -> io::Result<usize>,
-    ) -> io::Result<usize> {
-        let taken = match self {
-            Self::Bulk(reader) => take(&mut reader.slices())?,
-            Self::Stream(reader) => take(&mut std::iter::once(reader.bytes()))?,
+    /// What has arrived, in order.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let (bulk, stream) = match self {
+            Self::Bulk(reader) => (Some(reader.slices()), None),
+            Self::Stream(reader) => (None, Some(reader.bytes())),
         };
+        bulk.into_iter().flatten().chain(stream)
+    }
+
+    /// Takes `len` bytes of it off the front.
+    pub fn consume(&mut self, len: usize) {
         match self {
-            Self::Bulk(reader) => reader.consume(taken),
-            Self::Stream(reader) => reader.start += taken,
+            Self::Bulk(reader) => reader.consume(len),
+            Self::Stream(reader) => reader.start += len,
         }
-        Ok(taken)
     }
 
     /// Whether nothing has arrived that was not consumed.
@@ -173,8 +174,8 @@ impl Reader {
     }
 
     /// Drops what has arrived.
-    pub fn skip(&mut self) -> io::Result<()> {
-        self.with_slices(|slices| Ok(slices.map(<[u8]>::len).sum())).map(drop)
+    pub fn skip(&mut self) {
+        self.consume(self.slices().map(<[u8]>::len).sum());
     }
 
     /// The next frame's header.
@@ -210,13 +211,11 @@ impl Reader {
             if self.is_empty() {
                 self.fill().await?;
             }
-            let copied = self.with_slices(|slices| {
-                let slice = slices.next().unwrap_or_default();
-                let len = slice.len().min(into.len());
-                into[..len].copy_from_slice(&slice[..len]);
-                Ok(len)
-            })?;
-            into = &mut into[copied..];
+            let slice = self.slices().next().unwrap_or_default();
+            let (now, later) = into.split_at_mut(slice.len().min(into.len()));
+            now.copy_from_slice(&slice[..now.len()]);
+            self.consume(now.len());
+            into = later;
         }
         Ok(())
     }

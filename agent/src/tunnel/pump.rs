@@ -6,10 +6,11 @@
 //! every byte that was read from the local socket is in the stream, and every byte written to it is counted.
 
 mod outbound;
+mod run;
 
 use std::{
     future::{Future, pending, poll_fn},
-    io::{self, IoSlice, Write},
+    io,
     net::TcpStream,
     pin::pin,
     sync::{
@@ -41,8 +42,6 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 const TURN: usize = 256 * 1024;
 /// What a frame counts for beside its bytes, so that many small ones do not hold up others either.
 const FRAME_COST: usize = 256;
-/// Records of one read, and as many slices of one write.
-const SLICES: usize = 10;
 
 /// One tunnelled connection at one of its ends.
 pub struct Session {
@@ -213,17 +212,13 @@ impl Session {
 
     /// Frames from the peer, as long as there can be any.
     async fn inbound(&self, reader: &mut Reader, watch: &Watch<'_>) -> Result<std::convert::Infallible, Broken> {
-        let mut turn = 0;
+        let mut turn = Turn::default();
         loop {
             let header = reader.header().await?;
             watch.heard();
-            turn += FRAME_COST + header.len;
-            if turn >= TURN {
-                turn = 0;
-                yield_now().await;
-            }
+            turn.used(FRAME_COST + header.len).await;
             match header.kind {
-                Kind::Data => self.deliver(reader, header.len).await?,
+                Kind::Data => self.deliver(reader, header.len, &mut turn).await?,
                 Kind::Eof => self.end(reader.count().await?)?,
                 Kind::Ack => watch.acknowledged(self.acknowledged(reader.count().await?)?),
                 Kind::Window => {
@@ -245,17 +240,20 @@ impl Session {
         }
     }
 
-    /// Writes one DATA frame's payload to the application as it comes in, without waiting for all of it.
-    async fn deliver(&self, reader: &mut Reader, mut left: usize) -> Result<(), Broken> {
+    /// Writes a DATA frame's payload to the application as it comes in, without waiting for all of it, and with it what
+    /// has come of the DATA frames right behind it.
+    async fn deliver(&self, reader: &mut Reader, mut left: usize, turn: &mut Turn) -> Result<(), Broken> {
         while left > 0 {
             if reader.is_empty() {
                 reader.fill().await?;
             }
-            let write = |local: &TcpStream| reader.with_slices(|slices| write_some(local, slices, left));
+            let write = |local: &TcpStream| run::write(local, reader, left);
             let written = self.local.io(Side::Write, write).await.map_err(Broken::Local)?;
+            let (after, behind) = run::consume(reader, left, written);
             self.state().stream.incoming.deliver(written)?;
             self.counters.received(written);
-            left -= written;
+            left = after;
+            turn.used(behind).await;
         }
         Ok(())
     }
@@ -290,20 +288,19 @@ impl Session {
     }
 }
 
-/// One write of at most `most` bytes to the application, from several slices.
-fn write_some(mut local: &TcpStream, slices: &mut dyn Iterator<Item = &[u8]>, mut most: usize) -> io::Result<usize> {
-    let mut gathered = [IoSlice::new(&[]); SLICES];
-    let mut count = 0;
-    for slice in slices.take(SLICES) {
-        let slice = &slice[..slice.len().min(most)];
-        if slice.is_empty() {
-            break;
+/// What a busy stream has done since others last had their turn.
+#[derive(Default)]
+struct Turn(usize);
+
+impl Turn {
+    /// So many bytes more; lets others go first if that was enough.
+    async fn used(&mut self, bytes: usize) {
+        self.0 += bytes;
+        if self.0 >= TURN {
+            self.0 = 0;
+            yield_now().await;
         }
-        most -= slice.len();
-        gathered[count] = IoSlice::new(slice);
-        count += 1;
     }
-    local.write_vectored(&gathered[..count])
 }
 
 #[cfg(test)]

@@ -11,9 +11,8 @@ use std::{
 use async_io::Timer;
 use hive_protocol::tunnel::{self, HEADER_LEN, Header, Kind};
 use hive_transport::{buffers::Buffer, source::Side};
-use smol::future::yield_now;
 
-use super::{Session, State, TURN};
+use super::{Session, State, Turn};
 use crate::tunnel::{
     broken::Broken,
     carrier::Writer,
@@ -29,7 +28,7 @@ impl Session {
     pub(super) async fn outbound(&self, writer: &mut Writer, watch: &Watch<'_>) -> Result<(), Broken> {
         let mut delay = None;
         let mut quiet = false;
-        let mut turn = 0;
+        let mut turn = Turn::default();
         loop {
             let read = poll_fn(|cx| Poll::Ready(self.read(cx, writer.room()))).await?;
             self.load(writer, std::mem::take(&mut quiet));
@@ -41,11 +40,7 @@ impl Session {
             if self.state().stream.is_finished() {
                 return Ok(());
             }
-            turn += read;
-            if turn >= TURN {
-                turn = 0;
-                yield_now().await;
-            }
+            turn.used(read).await;
             if read == 0 {
                 quiet = self.more_to_say(&mut delay).await?;
             }
