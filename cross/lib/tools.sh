@@ -11,6 +11,7 @@ tools="$PWD/target/tools"
 zig_tools() {
   python_tools
   export PATH="$tools/zig/bin:$PATH"
+  export CARGO_ZIGBUILD_ZIG_PATH="$PWD/cross/lib/zig"
   export CARGO_ZIGBUILD_CACHE_DIR="$tools/zigbuild" ZIG_GLOBAL_CACHE_DIR="$tools/zig-cache"
 }
 
