@@ -22,7 +22,8 @@ const DEFAULT_FILTER: &str = "info,libp2p=warn,quinn_udp=error,hive_transport=in
 static RING: Ring = Ring::new();
 
 /// Libraries that say much at these levels, and little that anybody but their authors understands.
-const QUIETER: &str = "libp2p=warn,tracing=warn,multistream_select=info,yamux=info,quinn=info,rustls=info,polling=info,async_io=info,netlink=info";
+const QUIETER: &str =
+    "libp2p=warn,tracing=warn,multistream_select=info,yamux=info,quinn=info,rustls=info,polling=info,async_io=info";
 const VARIABLE: &str = "RUST_LOG";
 
 /// Starts logging; `filter` goes before the environment. A second call changes nothing.

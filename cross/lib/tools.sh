@@ -11,6 +11,8 @@ tools="$PWD/target/tools"
 zig_tools() {
   python_tools
   export PATH="$tools/zig/bin:$PATH"
+  # Without a Python it takes the program named here, not the package of the environment.
+  export CARGO_ZIGBUILD_PYTHON_PATH=false CARGO_ZIGBUILD_ZIG_PATH="$PWD/cross/lib/zig"
   export CARGO_ZIGBUILD_CACHE_DIR="$tools/zigbuild" ZIG_GLOBAL_CACHE_DIR="$tools/zig-cache"
 }
 

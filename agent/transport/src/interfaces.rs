@@ -3,13 +3,15 @@
 //! Follows the kernel's notifications (netlink). Where a sandbox forbids those, it knows the loopback address
 //! and the address that the default route would use, once, at the start.
 
+mod netlink;
+
 use std::{
     collections::{BTreeSet, VecDeque},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use if_watch::{IfEvent, smol::IfWatcher};
+use netlink::Watch;
 
 /// A change of the local addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +25,7 @@ pub(crate) enum Change {
 /// The local addresses of one family.
 pub(crate) struct Interfaces {
     family: IpAddr,
-    watcher: Option<IfWatcher>,
+    watch: Option<Watch>,
     known: BTreeSet<IpAddr>,
     changes: VecDeque<Change>,
 }
@@ -32,9 +34,9 @@ impl Interfaces {
     /// Watches the addresses of the family that `unspecified` belongs to.
     pub(crate) fn watch(unspecified: IpAddr) -> Self {
         let mut interfaces =
-            Self { family: unspecified, watcher: None, known: BTreeSet::new(), changes: VecDeque::new() };
-        match IfWatcher::new() {
-            Ok(watcher) => interfaces.watcher = Some(watcher),
+            Self { family: unspecified, watch: None, known: BTreeSet::new(), changes: VecDeque::new() };
+        match Watch::start(unspecified) {
+            Ok(watch) => interfaces.watch = Some(watch),
             Err(error) => interfaces.fall_back(&error),
         }
         interfaces
@@ -46,36 +48,32 @@ impl Interfaces {
             if let Some(change) = self.changes.pop_front() {
                 return Poll::Ready(change);
             }
-            let Some(watcher) = &mut self.watcher else { return Poll::Pending };
-            match watcher.poll_if_event(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(IfEvent::Up(net))) => self.add(net.addr()),
-                Poll::Ready(Ok(IfEvent::Down(net))) => self.remove(net.addr()),
-                Poll::Ready(Err(error)) => self.fall_back(&error),
+            let Some(watch) = &mut self.watch else { return Poll::Pending };
+            match ready!(watch.poll(cx)) {
+                Ok(listed) => self.follow(&listed),
+                Err(error) => self.fall_back(&error),
             }
         }
     }
 
-    fn add(&mut self, ip: IpAddr) {
-        if ip.is_ipv4() == self.family.is_ipv4() && dialable(ip) && self.known.insert(ip) {
-            self.changes.push_back(Change::Up(ip));
-        }
+    /// Reports what has changed since the last listing.
+    fn follow(&mut self, listed: &BTreeSet<IpAddr>) {
+        let now: BTreeSet<IpAddr> = listed.iter().copied().filter(|ip| self.is_of_use(*ip)).collect();
+        self.changes.extend(self.known.difference(&now).copied().map(Change::Down));
+        self.changes.extend(now.difference(&self.known).copied().map(Change::Up));
+        self.known = now;
     }
 
-    fn remove(&mut self, ip: IpAddr) {
-        if self.known.remove(&ip) {
-            self.changes.push_back(Change::Down(ip));
-        }
+    fn is_of_use(&self, ip: IpAddr) -> bool {
+        ip.is_ipv4() == self.family.is_ipv4() && dialable(ip)
     }
 
     /// Keeps what is known, or asks the routing table once if nothing is.
     fn fall_back(&mut self, error: &std::io::Error) {
         log::warn!("cannot watch network interfaces ({error}): address changes go unnoticed until a restart");
-        self.watcher = None;
+        self.watch = None;
         if self.known.is_empty() {
-            for ip in static_addresses(self.family) {
-                self.add(ip);
-            }
+            self.follow(&static_addresses(self.family));
         }
     }
 }
@@ -90,7 +88,7 @@ fn dialable(ip: IpAddr) -> bool {
 
 /// Loopback and the source address of the default route. Connecting a UDP socket sends nothing; the targets are
 /// documentation addresses (RFC 5737, RFC 3849).
-fn static_addresses(family: IpAddr) -> Vec<IpAddr> {
+fn static_addresses(family: IpAddr) -> BTreeSet<IpAddr> {
     let (loopback, target) = match family {
         IpAddr::V4(_) => (Ipv4Addr::LOCALHOST.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
         IpAddr::V6(_) => (Ipv6Addr::LOCALHOST.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()),
@@ -106,7 +104,7 @@ mod tests {
 
     fn unwatched() -> Interfaces {
         let family = Ipv4Addr::UNSPECIFIED.into();
-        Interfaces { family, watcher: None, known: BTreeSet::new(), changes: VecDeque::new() }
+        Interfaces { family, watch: None, known: BTreeSet::new(), changes: VecDeque::new() }
     }
 
     fn next(interfaces: &mut Interfaces) -> Option<Change> {
@@ -127,7 +125,7 @@ mod tests {
     fn a_failing_watch_keeps_what_was_known() {
         let mut interfaces = unwatched();
         let ip = Ipv4Addr::new(192, 0, 2, 7).into();
-        interfaces.add(ip);
+        interfaces.follow(&[ip].into());
         interfaces.fall_back(&std::io::ErrorKind::BrokenPipe.into());
         assert_eq!(next(&mut interfaces), Some(Change::Up(ip)));
         assert_eq!(next(&mut interfaces), None);
@@ -137,11 +135,10 @@ mod tests {
     fn reports_each_address_once_and_only_its_own_family() {
         let mut interfaces = unwatched();
         let ip = Ipv4Addr::new(192, 0, 2, 7).into();
-        interfaces.add(ip);
-        interfaces.add(ip);
-        interfaces.add(Ipv6Addr::LOCALHOST.into());
-        interfaces.remove(ip);
-        interfaces.remove(ip);
+        let unspecified = Ipv4Addr::UNSPECIFIED.into();
+        for listed in [vec![ip, Ipv6Addr::LOCALHOST.into(), unspecified], vec![ip], vec![], vec![]] {
+            interfaces.follow(&listed.into_iter().collect());
+        }
         assert_eq!(next(&mut interfaces), Some(Change::Up(ip)));
         assert_eq!(next(&mut interfaces), Some(Change::Down(ip)));
         assert_eq!(next(&mut interfaces), None);
