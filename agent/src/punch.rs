@@ -78,10 +78,11 @@ fn keep_few_hosts(addresses: &mut Vec<Multiaddr>) {
     addresses.retain(|address| {
         let host = ip(address);
         let known = hosts.contains(&host);
-        if !known {
+        let room = known || hosts.len() < HOSTS;
+        if room && !known {
             hosts.push(host);
         }
-        known || hosts.len() <= HOSTS
+        room
     });
 }
 

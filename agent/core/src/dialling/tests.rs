@@ -275,6 +275,5 @@ fn a_peer_that_speaks_again_is_dialled_over_its_relay_at_once() {
         bench.pass(secs(2));
     }
     bench.hear_record(relay, record(6));
-    bench.pass(millis(10));
     assert_eq!(bench.dials(), [id(1)]);
 }
