@@ -300,11 +300,10 @@ impl Site {
     /// the same with other tolerances).
     fn has_started_anew(&self, answer: &Answer, now: Duration) -> bool {
         let Some(before) = self.heard else { return false };
-        let here = now.saturating_sub(before.at).as_secs();
-        let Some(there) = answer.epoch.checked_sub(before.epoch).map(u64::from) else {
-            return answer.epoch + 1 < before.epoch;
-        };
-        here + 2 < there - there / 16 || there + 2 < here - here / 16
+        let here = i64::try_from(now.saturating_sub(before.at).as_secs()).unwrap_or(i64::MAX / 2);
+        // A second back is one of two answers that overtook each other, unless more than that has passed here.
+        let there = i64::from(answer.epoch) - i64::from(before.epoch);
+        there < -1 || here + 2 < there - there / 16 || there + 2 < here - here / 16
     }
 
     fn located(&mut self, address: Option<Ipv4Addr>, dice: &mut Dice, now: Duration) {

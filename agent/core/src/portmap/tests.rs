@@ -9,6 +9,7 @@ const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 20);
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 const PORTS: [(Transport, u16); 2] = [(Transport::Tcp, 4180), (Transport::Udp, 4180)];
 const MINUTE: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(1000);
 /// From a request to its answer.
 const ROUND_TRIP: Duration = Duration::from_millis(20);
 
@@ -103,10 +104,14 @@ struct World {
 
 impl World {
     fn new(kind: Kind, seed: u8, lost: usize) -> Self {
+        Self::of(Gateway::new(kind), seed, lost)
+    }
+
+    fn of(gateway: Gateway, seed: u8, lost: usize) -> Self {
         let mut world = Self {
             mapper: PortMapper::new([seed; 32]),
-            gateway: Gateway::new(kind),
-            now: Duration::from_secs(1000),
+            gateway,
+            now: START,
             answers: Vec::new(),
             dice: Dice::new([seed ^ 0xff; 32]),
             lost,
@@ -191,6 +196,20 @@ fn a_gateway_that_starts_anew_is_noticed_by_its_clock() {
             world.pass(14 * MINUTE);
             assert!(world.is_mapped() && world.is_told(), "{kind:?}, seed {seed}");
         }
+    }
+}
+
+#[test]
+fn a_gateway_that_starts_anew_soon_after_its_start_is_noticed() {
+    for uptime in 0..5 {
+        let booted = START - Duration::from_secs(uptime);
+        let mut world = World::of(Gateway { booted, ..Gateway::new(Kind::Pcp) }, 1, 0);
+        world.pass(Duration::from_secs(5));
+        world.gateway.restart(world.now);
+        let announcement = [&[2, 0x80, 0, 0, 0, 0, 0, 0][..], &world.gateway.epoch(world.now), &[0; 12]].concat();
+        world.mapper.received(GATEWAY, &announcement, world.now);
+        world.pass(Duration::from_secs(6));
+        assert!(world.is_mapped(), "asked first after {uptime} s");
     }
 }
 
