@@ -59,10 +59,14 @@ impl Met {
     /// A connection to a peer leads there.
     pub fn met(&mut self, peer: NodeId, at: IpAddr) {
         let known = self.0.entry(peer).or_default();
-        if !known.ips.contains(&at) {
-            known.ips.truncate(REMEMBERED - 1);
-            known.ips.push_front(at);
+        match known.ips.iter().position(|ip| *ip == at) {
+            Some(place) => drop(known.ips.remove(place)),
+            None => {
+                known.ips.truncate(REMEMBERED - 1);
+                (known.vain, known.next) = (0, Duration::ZERO);
+            }
         }
+        known.ips.push_front(at);
     }
 
     /// Something changed here: what led nowhere may lead somewhere now.
@@ -82,17 +86,18 @@ impl Met {
         let (mut sorted, mut hosts) = (Sorted::default(), Vec::new());
         for address in addresses {
             let Some(host) = host(&address).filter(|_| !is_relayed(&address)) else { continue };
-            let known = ip(&address).is_some_and(|ip| ips.is_some_and(|ips| ips.contains(&ip)));
-            if !known && !may_be_dialled(&address, loopback) {
+            if !is_ordinary_port(&address) {
                 continue;
             }
-            if !hosts.contains(&host) {
-                if hosts.len() >= HOSTS {
-                    continue;
-                }
-                hosts.push(host);
+            if ip(&address).is_some_and(|ip| ips.is_some_and(|ips| ips.contains(&ip))) {
+                sorted.known.push(address);
+                continue;
             }
-            if known { sorted.known.push(address) } else { sorted.claimed.push(address) }
+            let known = hosts.contains(&host);
+            if may_be_dialled(&address, loopback) && (known || hosts.len() < HOSTS) {
+                hosts.extend((!known).then_some(host));
+                sorted.claimed.push(address);
+            }
         }
         sorted
     }
@@ -132,10 +137,11 @@ fn host(address: &Multiaddr) -> Option<String> {
     }
 }
 
-/// Whether an address is one that a record may send others to: no group of machines, no link, no service that everybody
-/// has on a well-known port. Loopback is for nodes that have nothing else.
+/// Whether an address is one that a record may send others to: no group of machines and no link. Loopback is for nodes
+/// that have nothing else. What a name leads to is for the transport to look at.
 fn may_be_dialled(address: &Multiaddr, loopback: bool) -> bool {
-    is_ordinary_port(address)
+    let localhost = host(address).is_some_and(|name| name == "localhost" || name.ends_with(".localhost"));
+    (loopback || !localhost)
         && ip(address).is_none_or(|ip| {
             let special = match ip {
                 IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast() || v4.octets()[0] == 0,
@@ -177,11 +183,12 @@ mod tests {
             "/ip4/198.51.100.1/tcp/25",
             "/ip4/198.51.100.1/tcp/0",
             "/dns4/a.example/udp/53/quic-v1",
+            "/dns4/localhost/tcp/6379",
             "/ip4/198.51.100.1/tcp/443",
             "/dns4/a.example/tcp/4180",
         ]);
         let sorted = Met::default().sort(&id(1), listed.clone(), false);
-        assert_eq!(sorted, Sorted { known: vec![], claimed: listed[10..].to_vec() });
+        assert_eq!(sorted, Sorted { known: vec![], claimed: listed[11..].to_vec() });
         assert_eq!(Met::default().sort(&id(1), listed[..1].to_vec(), true).claimed, listed[..1]);
     }
 

@@ -18,8 +18,10 @@ use multiaddr::{Multiaddr, Protocol};
 use crate::{
     ConnId, Core, Now, Output,
     dialling::addresses_of,
+    met::Sorted,
     outbox::Dice,
     own::Rank,
+    path::Reason,
     reach::{ip, public_ip},
 };
 
@@ -253,8 +255,8 @@ impl Core {
         let direct = self.connections.iter().map(|(_, c)| c).filter(|c| !c.relayed && !c.joined.is_empty());
         let (alike, others): (Vec<_>, Vec<_>) = direct.partition(|c| is_like(&c.address, ip));
         let others = others.into_iter().filter(|c| !alike.iter().any(|other| other.peer == c.peer));
-        let ways = others.map(|c| (c.peer, self.ways_like(&c.peer, ip)));
-        let ways: BTreeMap<_, _> = ways.filter(|(_, ways)| !ways.is_empty()).collect();
+        let ways = others.map(|c| (c.peer, self.ways_like(&c.peer, ip, now)));
+        let mut ways: BTreeMap<_, _> = ways.filter(|(_, ways)| *ways != Sorted::default()).collect();
         let peer = self.dice.pick(&ways.keys().copied().collect::<Vec<_>>())?;
         let sought = &mut self.probes.sought[usize::from(ip.is_ipv6())];
         if sought.next > now.mono {
@@ -263,15 +265,24 @@ impl Core {
         sought.tries = sought.tries.saturating_add(1);
         sought.next = now.mono + pause_after(sought.tries);
         let next = sought.next;
-        let addresses = ways.get(&peer).cloned().unwrap_or_default();
+        let Sorted { known, claimed } = ways.remove(&peer).unwrap_or_default();
+        if !claimed.is_empty() {
+            self.met.dialled_at_claims(peer, Reason::Neighbour, now.mono);
+        }
+        let addresses = known.into_iter().chain(claimed).collect();
         self.out.push(Output::Upgrade { peer, addresses });
         Some(next)
     }
 
     /// Where a member may be dialled from an address like `ip`, which is not its own.
-    fn ways_like(&self, peer: &NodeId, ip: IpAddr) -> Vec<Multiaddr> {
-        let recorded = addresses_of(&self.tables, None, peer);
-        recorded.into_iter().filter(|at| is_like(at, ip) && public_ip(at) != Some(ip) && is_plain(at)).collect()
+    fn ways_like(&self, peer: &NodeId, ip: IpAddr, now: Now) -> Sorted {
+        let recorded = addresses_of(&self.tables, None, peer).into_iter();
+        let alike = recorded.filter(|at| is_like(at, ip) && public_ip(at) != Some(ip) && is_plain(at));
+        let mut sorted = self.met.sort(peer, alike, false);
+        if self.met.claims_due(peer) > now.mono {
+            sorted.claimed.clear();
+        }
+        sorted
     }
 
     /// A member that sees this node at the IP address in question, rather another one than `not`.
@@ -292,8 +303,8 @@ impl Core {
         let Some(Running { by, .. }) = self.probes.running.take_if(is_it) else { return };
         let Some(tested) = self.probes.tested.get_mut(address) else { return };
         if probed == Probed::Refused && self.connections.get(asked).is_none() {
-            // It was lost on the way: whoever is there now may be asked.
-            tested.due = now.mono + FIRST;
+            // It was lost on the way: whoever else is there now may be asked.
+            (tested.due, tested.by) = (now.mono + FIRST, Some(by));
             return;
         }
         tested.learned(probed, by, now.mono, &mut self.dice);

@@ -62,6 +62,10 @@ impl Core {
                 connection.punches.due = None;
                 continue;
             }
+            if !self.met.may_punch(peer, now.mono) {
+                connection.punches.due = Some(now.mono + AT_MOST);
+                continue;
+            }
             let speak_first = connection.punches.tries % 2 == 1;
             connection.punches.tried(now.mono);
             self.reach.punching(peer, now.mono);

@@ -60,8 +60,9 @@ impl Reach {
         if ip.is_ipv4() { self.proven4 } else { self.proven6 }
     }
 
-    pub fn forget(&mut self) {
-        (self.proven4, self.proven6) = (false, false);
+    /// What was proven of addresses like these holds no more.
+    pub fn forget(&mut self, v4: bool) {
+        *(if v4 { &mut self.proven4 } else { &mut self.proven6 }) = false;
     }
 
     pub fn is_public(&self) -> bool {

@@ -86,11 +86,13 @@ impl Core {
         }
     }
 
-    /// What was proven of the old addresses holds only while one of those that others can dial remains.
+    /// What was proven of the old addresses holds only while one of that family remains that others can dial.
     fn moved(&mut self, before: &[Multiaddr], now: Now) {
-        let stays = |address: &&Multiaddr| public_ip(address).is_some() && self.own.direct().contains(address);
-        if !before.iter().any(|address| stays(&address)) {
-            self.reach.forget();
+        for v4 in [true, false] {
+            let alike = |address: &Multiaddr| public_ip(address).is_some_and(|ip| ip.is_ipv4() == v4);
+            if !before.iter().any(|address| alike(address) && self.own.direct().contains(address)) {
+                self.reach.forget(v4);
+            }
         }
         self.probes.restart();
         self.reach_changed(now);

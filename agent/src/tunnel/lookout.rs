@@ -33,6 +33,8 @@ const LOOK: Duration = Duration::from_millis(400);
 /// Looks at a libp2p stream in vain after which nothing is expected of it any more, half a minute's worth: its reader
 /// may be slow, and the bulk plane out of reach.
 const MOST_LOOKS: u32 = 75;
+/// Dials in vain, six seconds of them, after which a carrier without a line is left to itself.
+const IN_VAIN: u32 = 15;
 /// For one attempt at a new connection: enough for a long path, and little enough that few are under way at once.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
@@ -64,6 +66,8 @@ struct Looked {
     beside: Option<Connection>,
     /// It is among those that owe.
     owes: AtomicBool,
+    /// Nobody looks after it any more.
+    done: AtomicBool,
     /// The stream is to leave it.
     left: AtomicBool,
     leaves: AtomicWaker,
@@ -80,8 +84,9 @@ impl<'a> Watch<'a> {
     pub fn over(node: &'a Handle, line: Option<Line>, peer: NodeId, beside: Option<&Connection>) -> Self {
         let number = node.lookout.number();
         let beside = beside.cloned();
-        let (awaited, looks, owes, left, leaves) = Default::default();
-        Self { node, looked: Some(Arc::new(Looked { number, line, awaited, looks, peer, beside, owes, left, leaves })) }
+        let (awaited, looks, owes, done, left, leaves) = Default::default();
+        let looked = Looked { number, line, awaited, looks, peer, beside, owes, done, left, leaves };
+        Self { node, looked: Some(Arc::new(looked)) }
     }
 
     /// Over nothing: where the stream ends with its carrier, or only other means help.
@@ -91,7 +96,7 @@ impl<'a> Watch<'a> {
 
     /// Something is being written; `awaited`, whether the peer has bytes to acknowledge.
     pub fn wrote(&self, awaited: bool) {
-        let Some(looked) = &self.looked else { return };
+        let Some(looked) = self.looked.as_ref().filter(|looked| !looked.is_done()) else { return };
         looked.awaited.store(awaited, Ordering::Relaxed);
         if (awaited || looked.line.is_some()) && !looked.owes.swap(true, Ordering::AcqRel) {
             looked.looks.store(0, Ordering::Relaxed);
@@ -110,6 +115,14 @@ impl<'a> Watch<'a> {
     pub fn acknowledged(&self, awaited: bool) {
         if let Some(looked) = &self.looked {
             looked.awaited.store(awaited, Ordering::Relaxed);
+        }
+    }
+
+    /// The stream turns out to end with its carrier: nobody looks after it any more.
+    pub fn end(&self) {
+        if let Some(looked) = &self.looked {
+            looked.done.store(true, Ordering::Release);
+            self.node.lookout.lock().owing.remove(&looked.number);
         }
     }
 
@@ -134,8 +147,15 @@ impl Drop for Watch<'_> {
 }
 
 impl Looked {
+    fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
     /// Nothing of a socket that cannot be asked any more.
     fn pulse(&self) -> Pulse {
+        if self.is_done() {
+            return Pulse::default();
+        }
         let Some(line) = &self.line else { return self.pulse_of_frames() };
         let Ok(info) = line.info() else { return Pulse::default() };
         Pulse {
@@ -156,8 +176,15 @@ impl Looked {
 
     /// Has the stream leave.
     fn leave(&self) {
-        self.left.store(true, Ordering::Release);
+        self.left.store(!self.is_done(), Ordering::Release);
         self.leaves.wake();
+    }
+
+    /// The path was tried in vain. What frames alone say may be a slow reader's silence, for which nobody dials again.
+    fn give_up(&self) {
+        if self.line.is_none() {
+            self.done.store(true, Ordering::Release);
+        }
     }
 
     /// Where a new connection to the peer would take the path of this one.
@@ -249,8 +276,10 @@ async fn try_path(node: Handle, first: Arc<Looked>) {
     log::debug!("{peer} answers nothing: trying its path");
     let mut trial = Trial::new(random::bytes());
     let (proof, proven) = channel::bounded(1);
+    let mut tries = 0;
     while !node.lookout.stuck(&peer).is_empty() {
         let pause = trial.tried();
+        tries += 1;
         if let Some(at) = first.target(&node).await {
             exec::spawn(attempt(node.clone(), peer, at, proof.clone())).detach();
         }
@@ -259,8 +288,11 @@ async fn try_path(node: Handle, first: Arc<Looked>) {
             log::debug!("the path to {peer} is back, {} streams go on elsewhere", stuck.len());
             keep(&node, &first, at, channel);
             stuck.iter().for_each(|looked| looked.leave());
-            break;
+            return node.lookout.tried(&peer);
         }
+    }
+    if tries >= IN_VAIN {
+        first.give_up();
     }
     node.lookout.tried(&peer);
 }

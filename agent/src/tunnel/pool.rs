@@ -129,6 +129,8 @@ impl Pool {
     pub fn proven(&self, to: &Connection, at: SocketAddr, channel: Channel) {
         if let Some(peer) = self.peer(to.peer) {
             let mut state = peer.state();
+            // They went where what was stuck went.
+            state.idle.clear();
             state.dials = Arc::new(Semaphore::new(DIALS));
             (state.answers_at, state.answered, state.rest) = (Some(at), Some(Instant::now()), None);
             drop(state);

@@ -228,6 +228,9 @@ impl Session {
                 Kind::Accept if self.awaited.swap(false, Ordering::Relaxed) => {
                     let granted = if header.len == 4 { reader.number().await? } else { 0 };
                     self.granted(granted);
+                    if !self.is_lasting() {
+                        watch.end();
+                    }
                 }
                 Kind::Refuse => return Err(Broken::Refused(reader.cbor(header).await?)),
                 Kind::Reset => return Err(Broken::Remote),

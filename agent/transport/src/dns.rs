@@ -112,10 +112,13 @@ impl Target {
         Ok(addresses)
     }
 
-    /// The addresses to try, in the resolver's order (RFC 6724), without repetition.
+    /// The addresses to try, in the resolver's order (RFC 6724), without repetition. Names come from others, too: none
+    /// leads to this machine or to its link, but for `localhost`.
     fn select(&self, answers: &[SocketAddr]) -> Vec<Multiaddr> {
         let mut ips: Vec<IpAddr> = Vec::new();
-        for ip in answers.iter().map(SocketAddr::ip).filter(self.accepts) {
+        let local = self.name == "localhost";
+        let elsewhere = |ip: &IpAddr| local && ip.is_loopback() || is_elsewhere(&ip.to_canonical());
+        for ip in answers.iter().map(SocketAddr::ip).filter(self.accepts).filter(elsewhere) {
             if !ips.contains(&ip) && ips.len() < MAX_ADDRESSES {
                 ips.push(ip);
             }
@@ -126,6 +129,15 @@ impl Target {
     fn failed(&self, kind: io::ErrorKind, why: impl std::fmt::Display) -> io::Error {
         io::Error::new(kind, format!("cannot resolve {}: {why}", self.name))
     }
+}
+
+/// Not this machine, nor a link or a group of machines.
+fn is_elsewhere(ip: &IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !(link_local || ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
 }
 
 async fn dial_by_name<T>(inner: Arc<Mutex<T>>, target: Target, opts: DialOpts) -> io::Result<T::Output>

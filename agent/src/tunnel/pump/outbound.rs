@@ -35,6 +35,8 @@ impl Session {
             if !writer.is_empty() {
                 watch.wrote(self.state().stream.outgoing.unacknowledged() > 0);
                 writer.flush().await?;
+                // Once more: it may have been found calm between the word and the bytes.
+                watch.wrote(self.state().stream.outgoing.unacknowledged() > 0);
                 self.taken();
             }
             if self.state().stream.is_finished() {

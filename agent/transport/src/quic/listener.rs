@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -13,6 +14,10 @@ use quinn::{Endpoint, Incoming};
 use super::{Event, address::to_multiaddr, config::Config, connection::establish};
 use crate::interfaces::{Change, Interfaces};
 
+/// Handshakes at once with callers who have not shown that they are where they say; further ones have to show it first
+/// (RFC 9000, section 8.1.2), for a round trip more. So whoever forges addresses takes nobody's place for long.
+const UNPROVEN: usize = 4;
+
 pub(super) struct Listener {
     id: ListenerId,
     config: Config,
@@ -20,6 +25,8 @@ pub(super) struct Listener {
     local: SocketAddr,
     reach: Reach,
     accept: BoxFuture<'static, Option<Incoming>>,
+    /// Held by each handshake with a caller whose address is not proven.
+    unproven: Arc<()>,
 }
 
 /// Where the listener can be reached.
@@ -43,7 +50,7 @@ impl Listener {
             _ => Reach::Fixed { reported: false },
         };
         let accept = accept(endpoint.clone());
-        Ok(Self { id, config: config.clone(), endpoint, local, reach, accept })
+        Ok(Self { id, config: config.clone(), endpoint, local, reach, accept, unproven: Arc::default() })
     }
 
     pub fn id(&self) -> ListenerId {
@@ -65,12 +72,18 @@ impl Listener {
         if let Poll::Ready(event) = self.poll_addresses(cx) {
             return Poll::Ready(event);
         }
-        let Some(incoming) = ready!(self.accept.poll_unpin(cx)) else {
-            let reason = Err(io::Error::other("the UDP socket failed"));
-            return Poll::Ready(TransportEvent::ListenerClosed { listener_id: self.id, reason });
-        };
-        self.accept = accept(self.endpoint.clone());
-        Poll::Ready(self.incoming(incoming))
+        loop {
+            let Some(incoming) = ready!(self.accept.poll_unpin(cx)) else {
+                let reason = Err(io::Error::other("the UDP socket failed"));
+                return Poll::Ready(TransportEvent::ListenerClosed { listener_id: self.id, reason });
+            };
+            self.accept = accept(self.endpoint.clone());
+            if incoming.remote_address_validated() || Arc::strong_count(&self.unproven) <= UNPROVEN {
+                return Poll::Ready(self.incoming(incoming));
+            }
+            // That of a validated address alone fails, and this one is not.
+            let _ = incoming.retry();
+        }
     }
 
     fn poll_addresses(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -95,11 +108,16 @@ impl Listener {
         let remote = incoming.remote_address();
         let ip = incoming.local_ip().unwrap_or(self.local.ip());
         let limit = self.config.handshake_timeout;
+        let counted = (!incoming.remote_address_validated()).then(|| self.unproven.clone());
         TransportEvent::Incoming {
             listener_id: self.id,
             local_addr: to_multiaddr(SocketAddr::new(ip, self.local.port())),
             send_back_addr: to_multiaddr(remote),
-            upgrade: async move { establish(incoming.into_future(), limit).await }.boxed(),
+            upgrade: async move {
+                let _counted = counted;
+                establish(incoming.into_future(), limit).await
+            }
+            .boxed(),
         }
     }
 }
