@@ -39,12 +39,22 @@ impl Serve {
     }
 }
 
+/// How often a relay that refuses is asked again.
+const TRIES: u32 = 10;
+
 impl Reserve {
     pub async fn run(self, mut peer: Peer) -> Result<(), Failure> {
-        let asked = peer.swarm.listen_on(self.relay.with(Protocol::P2pCircuit))?;
+        let circuit = self.relay.with(Protocol::P2pCircuit);
+        let mut asked = peer.swarm.listen_on(circuit.clone())?;
+        let mut again = TRIES;
         loop {
             match peer.event().await {
                 SwarmEvent::NewListenAddr { address, .. } => return answer(peer, vec![address]).await,
+                // A relay that has just been reached may not have admitted this node yet.
+                SwarmEvent::ListenerClosed { listener_id, .. } if listener_id == asked && again > 0 => {
+                    again -= 1;
+                    asked = peer.swarm.listen_on(circuit.clone())?;
+                }
                 SwarmEvent::ListenerClosed { listener_id, reason, .. } if listener_id == asked => {
                     say(&json!({ "refused": format!("{reason:?}") }));
                     return Ok(());
