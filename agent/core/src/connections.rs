@@ -20,6 +20,9 @@ pub(crate) const UNJOINED: Duration = Duration::from_secs(10);
 /// About what a dial over a relay takes that was begun before a direct one succeeded; one that takes longer costs a hole
 /// punch for nothing.
 const MEANWHILE: Duration = Duration::from_secs(3);
+/// What came up in the meantime is heard of again by then: its dialler compares tables after half a second
+/// ([`Connections::compare_on_others`]), and that has a way to go.
+pub(crate) const SPEAKS: Duration = Duration::from_millis(1_500);
 /// Sync messages kept that overtook the news that a connection has joined.
 const EARLY: usize = 4;
 
@@ -34,7 +37,9 @@ pub(crate) struct Connection {
     /// The peer has said that it is no longer where this connection leads.
     pub left_behind: bool,
     /// The peer has dialled again since, and nothing was heard here after that.
-    pub superseded: bool,
+    superseded: bool,
+    /// It counts as superseded unless something is heard here by then.
+    doubted_until: Option<Duration>,
     pub since: Duration,
     pub rtt: Option<Duration>,
     /// Where the peer says that it sees this node.
@@ -83,6 +88,7 @@ impl Connection {
             local: None,
             left_behind: false,
             superseded: false,
+            doubted_until: None,
             since: now,
             rtt: None,
             observed: None,
@@ -127,6 +133,12 @@ impl Connection {
         now.into()
     }
 
+    /// Something was said here: it leads to the peer. True if that is news.
+    pub fn heard(&mut self) -> bool {
+        self.doubted_until = None;
+        std::mem::take(&mut self.superseded)
+    }
+
     /// Whether it most likely leads nowhere any more.
     pub fn is_past(&self) -> bool {
         self.left_behind || self.superseded
@@ -148,7 +160,8 @@ impl Connection {
 
     fn next(&self) -> Option<Duration> {
         let asks = self.asks.values().filter_map(|ask| if let Ask::At(at) = ask { Some(*at) } else { None });
-        asks.chain(self.compare_at.values().copied()).chain(self.close_at()).chain(self.punches.due).min()
+        let compares = self.compare_at.values().copied();
+        asks.chain(compares).chain(self.close_at()).chain(self.punches.due).chain(self.doubted_until).min()
     }
 }
 
@@ -249,12 +262,28 @@ impl Connections {
         }
     }
 
-    /// A peer dials when it has no connection: those that this end still has lead nowhere, but for one that was being made
-    /// meanwhile, and those on which it says the contrary ([`Connections::compare_on_others`]). Says whether there are any.
-    pub fn supersede(&mut self, by: ConnId) -> bool {
+    /// A peer dials when it has no connection: those that this end still has lead nowhere, but for those on which it says
+    /// the contrary ([`Connections::compare_on_others`]). One that was perhaps being made meanwhile has time to. Says whether
+    /// there are any that count as past now.
+    pub fn supersede(&mut self, by: ConnId, now: Duration) -> bool {
         let Some((peer, since)) = self.get(by).map(|c| (c.peer, c.since)) else { return false };
-        let old = |c: &&mut Connection| c.peer == peer && c.since + MEANWHILE < since;
-        self.all.values_mut().filter(old).map(|connection| connection.superseded = true).count() > 0
+        let mut any = false;
+        for (_, old) in self.all.iter_mut().filter(|(id, c)| **id != by && c.peer == peer && c.since <= since) {
+            if old.since + MEANWHILE < since {
+                old.superseded = true;
+                any = true;
+            } else {
+                old.doubted_until = Some(now + SPEAKS);
+            }
+        }
+        any
+    }
+
+    /// Connections on which nothing was heard in time are past now. Says whether there are any.
+    pub fn end_doubts(&mut self, now: Duration) -> bool {
+        let over = |c: &&mut Connection| c.doubted_until.is_some_and(|at| at <= now);
+        let give_up = |c: &mut Connection| (c.doubted_until, c.superseded) = (None, true);
+        self.all.values_mut().filter(over).map(give_up).count() > 0
     }
 
     /// This end dialled though it has other connections to the peer: something said on them tells it that they live.

@@ -92,7 +92,7 @@ impl Core {
         let asked = connection.asks.remove(network) == Some(Ask::Running);
         let before = connection.joined.insert(network.clone(), proof);
         let early = connection.take_early(network);
-        self.routes_changed |= before != Some(proof);
+        self.routes_changed |= connection.heard() | (before != Some(proof));
         if before.is_none() {
             let wait = if asked { OTHER_COMPARES } else { Duration::ZERO };
             connection.compare_at.insert(network.clone(), now.mono + wait);
@@ -127,7 +127,7 @@ impl Core {
         if !unasked {
             self.connections.compare_on_others(&peer, conn, now.mono + OTHER_COMPARES);
         } else if relayed || !self.reach.is_punching(&peer, now.mono) {
-            self.routes_changed |= self.connections.supersede(conn);
+            self.routes_changed |= self.connections.supersede(conn, now.mono);
         }
         if relayed && unasked {
             // It has just failed to dial this node directly, or was slow to.

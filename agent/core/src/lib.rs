@@ -245,6 +245,7 @@ impl Core {
         self.review_paths(now);
         self.save_due(now);
         self.flush_due(now);
+        self.routes_changed |= self.connections.end_doubts(now.mono);
         self.publish_routes();
     }
 

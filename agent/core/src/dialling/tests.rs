@@ -180,7 +180,9 @@ fn of_two_connections_the_oldest_direct_one_stays() {
     for conn in conns {
         bench.tell(Event::Joined { conn, network: lab(), secret: secret(1) });
     }
-    bench.pass(secs(29));
+    bench.pass(millis(600));
+    conns.iter().for_each(|conn| bench.hear_of(*conn, smaller, 5));
+    bench.pass(millis(28_400));
     assert!(bench.idle_closes().is_empty());
     bench.pass(secs(32));
     assert_eq!(bench.idle_closes(), [conns[0], conns[2]]);

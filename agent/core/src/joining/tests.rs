@@ -1,9 +1,9 @@
 //! From connection to member: who asks when, who is let in, and who is closed.
 
-use hive_protocol::{Identity, message::FailureCode, peer::JoinRefusal, peer::SyncMessage};
+use hive_protocol::{Identity, PathRule, message::FailureCode, peer::JoinRefusal, peer::SyncMessage};
 
 use super::*;
-use crate::{Change, Event, testing::*};
+use crate::{Change, Event, connections::SPEAKS, testing::*};
 
 fn identity(n: u8) -> Identity {
     Identity { node: id(n), name: "shed".parse().unwrap(), addresses: vec![address(n)] }
@@ -129,6 +129,42 @@ fn whoever_knows_that_both_joined_compares_tables() {
     assert!(bench.sent().is_empty(), "the other side knows first");
     bench.pass(secs(1));
     assert!(bench.sent().iter().any(|(conn, m)| *conn == asked_here && matches!(m, SyncMessage::Compare { .. })));
+}
+
+/// Two connections that the peer dialled, the second over a relay `apart` after the first; and which is used.
+fn dialled_again(apart: Duration) -> (Bench, [ConnId; 2], impl Fn(&Bench) -> Option<ConnId>) {
+    let mut bench = Bench::new();
+    let first = bench.member(1);
+    bench.pass(apart);
+    let second = bench.connect_over(1, false, true);
+    bench.tell(Event::Joined { conn: second, network: lab(), secret: secret(1) });
+    let used = |bench: &Bench| bench.core.routes().path(&lab(), &id(1), PathRule::Any);
+    (bench, [first, second], used)
+}
+
+#[test]
+fn a_peer_that_dials_again_has_lost_what_was_there() {
+    let (mut bench, [first, second], used) = dialled_again(secs(60));
+    assert_eq!(used(&bench), Some(second));
+    bench.hear_of(first, 1, 9);
+    assert_eq!(used(&bench), Some(first), "it speaks");
+}
+
+#[test]
+fn a_path_that_came_up_just_before_has_time_to_speak() {
+    let (mut bench, [first, second], used) = dialled_again(secs(2));
+    assert_eq!(used(&bench), Some(first));
+    bench.pass(SPEAKS);
+    assert_eq!(used(&bench), Some(second), "it was silent");
+    bench.hear_of(first, 1, 9);
+    bench.pass(secs(60));
+    assert_eq!(used(&bench), Some(first), "it speaks late");
+
+    let (mut bench, [first, _], used) = dialled_again(secs(2));
+    bench.pass(millis(700));
+    bench.hear_of(first, 1, 9);
+    bench.pass(secs(60));
+    assert_eq!(used(&bench), Some(first), "it spoke in time");
 }
 
 #[test]

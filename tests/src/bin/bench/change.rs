@@ -36,8 +36,6 @@ const TEST: &str = "the benchmark of changes";
 const LONG: Duration = Duration::from_secs(180);
 /// A path that is not back by then counts as none; the next change is made all the same.
 const PUT_UP: Duration = Duration::from_secs(60);
-/// A path that is younger may be one of two that came up at once, and a node does not judge those.
-const AGE: Duration = Duration::from_secs(4);
 const CUT: Duration = Duration::from_secs(10);
 
 /// Two nodes behind routers, a tunnel between them, and what is public.
@@ -83,7 +81,6 @@ impl Change {
         let (mut served, mut settled) = (Vec::new(), Vec::new());
         scene.settle(path, LONG);
         for _ in 0..self.times {
-            thread::sleep(AGE);
             change(scene);
             let began = Instant::now();
             served.push(scene.served().as_secs_f64());
