@@ -279,11 +279,14 @@ impl Connections {
         any
     }
 
-    /// Connections on which nothing was heard in time are past now. Says whether there are any.
-    pub fn end_doubts(&mut self, now: Duration) -> bool {
+    /// Connections on which nothing was heard in time are past now. Returns whose they are.
+    pub fn end_doubts(&mut self, now: Duration) -> Vec<NodeId> {
         let over = |c: &&mut Connection| c.doubted_until.is_some_and(|at| at <= now);
-        let give_up = |c: &mut Connection| (c.doubted_until, c.superseded) = (None, true);
-        self.all.values_mut().filter(over).map(give_up).count() > 0
+        let give_up = |c: &mut Connection| {
+            (c.doubted_until, c.superseded) = (None, true);
+            c.peer
+        };
+        self.all.values_mut().filter(over).map(give_up).collect()
     }
 
     /// This end dialled though it has other connections to the peer: something said on them tells it that they live.

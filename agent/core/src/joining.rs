@@ -140,6 +140,14 @@ impl Core {
         }
     }
 
+    /// Gives up paths on which nothing was heard in time since their peer dialled again.
+    pub(crate) fn end_doubts(&mut self, now: Now) {
+        for peer in self.connections.end_doubts(now.mono) {
+            self.routes_changed = true;
+            self.restart_punches(now, |c| c.peer == peer);
+        }
+    }
+
     pub(crate) fn join_failed(&mut self, conn: ConnId, network: &NetworkName, refusal: Option<JoinRefusal>, now: Now) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.asks.remove(network);

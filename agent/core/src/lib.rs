@@ -240,12 +240,12 @@ impl Core {
         self.issue_due(now);
         self.compare_due(now);
         self.expire(now);
+        self.end_doubts(now);
         self.punch_due(now);
         self.probe_due(now);
         self.review_paths(now);
         self.save_due(now);
         self.flush_due(now);
-        self.routes_changed |= self.connections.end_doubts(now.mono);
         self.publish_routes();
     }
 

@@ -104,9 +104,8 @@ pub enum Probed {
 }
 
 impl Probes {
-    /// Something changed: all is to be tried anew.
+    /// Something changed: all is to be tried anew. What was found of an address that stays holds until then.
     pub fn restart(&mut self) {
-        self.tested.clear();
         self.running = None;
         self.sought = Default::default();
         self.gathered = false;
@@ -227,12 +226,14 @@ impl Core {
     }
 
     /// The public addresses that somebody vouches for.
-    fn candidates_to_probe(&self, now: Now) -> BTreeMap<Multiaddr, Tested> {
+    fn candidates_to_probe(&mut self, now: Now) -> BTreeMap<Multiaddr, Tested> {
         let can_be_dialled = |address: &&Multiaddr| public_ip(address).is_some() && is_plain(address);
         let candidates = self.own.direct().iter().filter(can_be_dialled).take(MOST);
+        let mut before = std::mem::take(&mut self.probes.tested);
         let untested = |address: &Multiaddr| {
             let reached = public_ip(address).is_some_and(|ip| self.reach.is_proven(ip));
-            (address.clone(), Tested { due: now.mono + FIRST, reached, ..Tested::default() })
+            let found = before.remove(address).unwrap_or_else(|| Tested { reached, ..Tested::default() });
+            (address.clone(), Tested { due: now.mono + FIRST, ..found })
         };
         candidates.map(untested).collect()
     }

@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_millis(400);
 /// may be slow, and the bulk plane out of reach.
 const MOST_LOOKS: u32 = 75;
 /// Dials in vain, six seconds of them, after which a carrier without a line is left to itself.
-const IN_VAIN: u32 = 15;
+const IN_VAIN: usize = 15;
 /// For one attempt at a new connection: enough for a long path, and little enough that few are under way at once.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
@@ -250,6 +250,12 @@ impl Lookout {
         inner.owing.values().filter(|looked| looked.peer == *peer && looked.pulse().is_stuck()).cloned().collect()
     }
 
+    /// The one of them whose turn it is at the `nth` try.
+    fn stuck_in_turn(&self, peer: &NodeId, nth: usize) -> Option<Arc<Looked>> {
+        let stuck = self.stuck(peer);
+        stuck.get(nth % stuck.len().max(1)).cloned()
+    }
+
     fn tried(&self, peer: &NodeId) {
         self.lock().trials.remove(peer);
     }
@@ -270,45 +276,57 @@ async fn look(node: Handle) {
     }
 }
 
-/// Tries the path to a peer while anything on it is stuck, and has the streams leave what is once it is found alive.
-async fn try_path(node: Handle, first: Arc<Looked>) {
-    let peer = first.peer;
+/// Tries the path to a peer while anything on it is stuck, and has the streams leave what is once it is found alive. The
+/// carriers take turns to say where to, as they may have come by different addresses.
+async fn try_path(node: Handle, mut last: Arc<Looked>) {
+    let peer = last.peer;
     log::debug!("{peer} answers nothing: trying its path");
     let mut trial = Trial::new(random::bytes());
     let (proof, proven) = channel::bounded(1);
     let mut tries = 0;
-    while !node.lookout.stuck(&peer).is_empty() {
+    while let Some(looked) = node.lookout.stuck_in_turn(&peer, tries) {
         let pause = trial.tried();
         tries += 1;
-        if let Some(at) = first.target(&node).await {
-            exec::spawn(attempt(node.clone(), peer, at, proof.clone())).detach();
+        if let Some(at) = looked.target(&node).await {
+            exec::spawn(attempt(node.clone(), looked.clone(), at, proof.clone())).detach();
         }
-        if let Some(Ok((at, channel))) = within(pause, proven.recv()).await {
+        last = looked;
+        if let Some(Ok(found)) = within(pause, proven.recv()).await {
             let stuck = node.lookout.stuck(&peer);
             log::debug!("the path to {peer} is back, {} streams go on elsewhere", stuck.len());
-            keep(&node, &first, at, channel);
+            found.keep(&node);
             stuck.iter().for_each(|looked| looked.leave());
             return node.lookout.tried(&peer);
         }
     }
     if tries >= IN_VAIN {
-        first.give_up();
+        last.give_up();
     }
     node.lookout.tried(&peer);
 }
 
-async fn attempt(node: Handle, peer: NodeId, at: SocketAddr, proof: Sender<(SocketAddr, Channel)>) {
+/// A path that was tried for a carrier, and lives.
+struct Found {
+    looked: Arc<Looked>,
+    at: SocketAddr,
+    channel: Channel,
+}
+
+async fn attempt(node: Handle, looked: Arc<Looked>, at: SocketAddr, proof: Sender<Found>) {
+    let peer = looked.peer;
     match within(ATTEMPT, node.pool.try_at(peer, at)).await {
-        Some(Ok(channel)) => drop(proof.try_send((at, channel))),
+        Some(Ok(channel)) => drop(proof.try_send(Found { looked, at, channel })),
         Some(Err(error)) => log::debug!("no channel to {peer} at {at}: {error}"),
         None => {}
     }
 }
 
-/// An egress has use for what was tried.
-fn keep(node: &Handle, tried: &Looked, at: SocketAddr, mut channel: Channel) {
-    match &tried.beside {
-        Some(connection) => node.pool.proven(connection, at, channel),
-        None => channel.writer.close(),
+impl Found {
+    /// An egress has use for what was tried.
+    fn keep(mut self, node: &Handle) {
+        match &self.looked.beside {
+            Some(connection) => node.pool.proven(connection, self.at, self.channel),
+            None => self.channel.writer.close(),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The addresses of this machine, as a listener on an unspecified address needs them.
 //!
-//! Follows the kernel's notifications (netlink). Where a sandbox forbids those, it knows the loopback address
-//! and the address that the default route would use, once, at the start.
+//! Follows the kernel's notifications (netlink), on another socket should one fail. Where a sandbox forbids those, it
+//! knows the loopback address and the address that the default route would use, once, at the start.
 
 mod netlink;
 
@@ -26,6 +26,8 @@ pub(crate) enum Change {
 pub(crate) struct Interfaces {
     family: IpAddr,
     watch: Option<Watch>,
+    /// The watch has listed addresses.
+    works: bool,
     known: BTreeSet<IpAddr>,
     changes: VecDeque<Change>,
 }
@@ -33,16 +35,24 @@ pub(crate) struct Interfaces {
 impl Interfaces {
     /// Watches the addresses of the family that `unspecified` belongs to.
     pub(crate) fn watch(unspecified: IpAddr) -> Self {
-        let mut interfaces =
-            Self { family: unspecified, watch: None, known: BTreeSet::new(), changes: VecDeque::new() };
-        match Watch::start(unspecified) {
-            Ok(watch) => interfaces.watch = Some(watch),
-            Err(error) => interfaces.fall_back(&error),
-        }
+        let mut interfaces = Self::unwatched(unspecified);
+        interfaces.start();
         interfaces
     }
 
-    /// The next change; pending for ever once the kernel's notifications failed.
+    fn unwatched(family: IpAddr) -> Self {
+        Self { family, watch: None, works: false, known: BTreeSet::new(), changes: VecDeque::new() }
+    }
+
+    fn start(&mut self) {
+        self.works = false;
+        match Watch::start(self.family) {
+            Ok(watch) => self.watch = Some(watch),
+            Err(error) => self.fall_back(&error),
+        }
+    }
+
+    /// The next change; pending for ever once the kernel gives no notifications.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Change> {
         loop {
             if let Some(change) = self.changes.pop_front() {
@@ -50,9 +60,22 @@ impl Interfaces {
             }
             let Some(watch) = &mut self.watch else { return Poll::Pending };
             match ready!(watch.poll(cx)) {
-                Ok(listed) => self.follow(&listed),
-                Err(error) => self.fall_back(&error),
+                Ok(listed) => {
+                    self.works = true;
+                    self.follow(&listed);
+                }
+                Err(error) => self.failed(&error),
             }
+        }
+    }
+
+    /// A watch that has worked gets a successor, which lists what was missed.
+    fn failed(&mut self, error: &std::io::Error) {
+        if self.works {
+            log::debug!("watching network interfaces anew: {error}");
+            self.start();
+        } else {
+            self.fall_back(error);
         }
     }
 
@@ -100,11 +123,14 @@ fn static_addresses(family: IpAddr) -> BTreeSet<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
+    use smol::block_on;
+
     use super::*;
 
     fn unwatched() -> Interfaces {
-        let family = Ipv4Addr::UNSPECIFIED.into();
-        Interfaces { family, watch: None, known: BTreeSet::new(), changes: VecDeque::new() }
+        Interfaces::unwatched(Ipv4Addr::UNSPECIFIED.into())
     }
 
     fn next(interfaces: &mut Interfaces) -> Option<Change> {
@@ -129,6 +155,21 @@ mod tests {
         interfaces.fall_back(&std::io::ErrorKind::BrokenPipe.into());
         assert_eq!(next(&mut interfaces), Some(Change::Up(ip)));
         assert_eq!(next(&mut interfaces), None);
+    }
+
+    #[test]
+    fn a_watch_that_worked_gets_a_successor() {
+        let mut interfaces = Interfaces::watch(Ipv4Addr::UNSPECIFIED.into());
+        let loopback = Change::Up(Ipv4Addr::LOCALHOST.into());
+        let first = |interfaces: &mut Interfaces| block_on(poll_fn(|cx| interfaces.poll(cx)));
+        while first(&mut interfaces) != loopback {}
+        interfaces.failed(&std::io::ErrorKind::BrokenPipe.into());
+        assert!(interfaces.watch.is_some());
+        interfaces.known.clear();
+        while first(&mut interfaces) != loopback {}
+        interfaces.works = false;
+        interfaces.failed(&std::io::ErrorKind::BrokenPipe.into());
+        assert!(interfaces.watch.is_none(), "not for ever");
     }
 
     #[test]

@@ -156,6 +156,8 @@ fn a_path_that_came_up_just_before_has_time_to_speak() {
     assert_eq!(used(&bench), Some(first));
     bench.pass(SPEAKS);
     assert_eq!(used(&bench), Some(second), "it was silent");
+    let punches = bench.find(|output| matches!(output, Output::Punch { .. }).then_some(()));
+    assert_eq!(punches.len(), 1, "a direct path is sought at once");
     bench.hear_of(first, 1, 9);
     bench.pass(secs(60));
     assert_eq!(used(&bench), Some(first), "it speaks late");

@@ -260,3 +260,15 @@ fn what_was_reached_is_named_first_and_what_failed_last_and_nothing_is_left_out(
     assert_eq!(bench.core.addresses(), [TCP, dead].map(at), "the order is no change of the addresses");
     assert_eq!(bench.core.reachability(), Reachability::Public);
 }
+
+#[test]
+fn an_address_that_stays_keeps_its_rank_and_is_tried_again() {
+    let dead = "/ip4/203.0.113.10/tcp/4180";
+    let mut bench = bench(&[dead, TCP], 1);
+    answer(&mut bench, Probed::Reached);
+    assert_eq!(bench.core.addresses(), [TCP, dead].map(at));
+    let private = "/ip4/192.168.7.2/tcp/4180";
+    bench.tell(Event::Addresses([dead, TCP, private].map(at).to_vec()));
+    assert_eq!(bench.core.addresses()[0], at(TCP));
+    assert_eq!(answer(&mut bench, Probed::Reached).1, at(TCP));
+}
