@@ -29,6 +29,10 @@ pub struct Change {
     /// only the changes whose names contain this (default: all)
     #[argh(option, default = "String::new()")]
     only: String,
+    /// seconds of calm before each change (default: 0); without them hole punches, of which a peer may begin ten at once
+    /// and two a minute, run out, and paths stay relayed for half a minute
+    #[argh(option, default = "0")]
+    calm: u64,
 }
 
 const TEST: &str = "the benchmark of changes";
@@ -81,6 +85,7 @@ impl Change {
         let (mut served, mut settled) = (Vec::new(), Vec::new());
         scene.settle(path, LONG);
         for _ in 0..self.times {
+            thread::sleep(Duration::from_secs(self.calm));
             change(scene);
             let began = Instant::now();
             served.push(scene.served().as_secs_f64());
