@@ -59,8 +59,9 @@ def dynamic_tags(image):
     tags = set()
     for kind, _, offset, size in program_headers(image):
         if kind == PT_DYNAMIC:
-            whole = size - size % struct.calcsize(shape)
-            tags |= {tag for tag, _ in struct.iter_unpack(shape, image[offset : offset + whole])}
+            table = image[offset : offset + size]
+            whole = len(table) - len(table) % struct.calcsize(shape)
+            tags |= {tag for tag, _ in struct.iter_unpack(shape, table[:whole])}
     return tags
 
 

@@ -20,8 +20,8 @@ pub(crate) const UNJOINED: Duration = Duration::from_secs(10);
 /// About what a dial over a relay takes that was begun before a direct one succeeded; one that takes longer costs a hole
 /// punch for nothing.
 const MEANWHILE: Duration = Duration::from_secs(3);
-/// What came up in the meantime is heard of again by then: its dialler compares tables after half a second
-/// ([`Connections::compare_on_others`]), and that has a way to go.
+/// Something is heard on what came up in the meantime by then: the dialler of the newer connection compares tables on the
+/// others after half a second ([`Connections::compare_on_others`]), and that may take a second longer than the join did.
 pub(crate) const SPEAKS: Duration = Duration::from_millis(1_500);
 /// Sync messages kept that overtook the news that a connection has joined.
 const EARLY: usize = 4;
@@ -40,6 +40,7 @@ pub(crate) struct Connection {
     superseded: bool,
     /// It counts as superseded unless something is heard here by then.
     doubted_until: Option<Duration>,
+    heard: Duration,
     pub since: Duration,
     pub rtt: Option<Duration>,
     /// Where the peer says that it sees this node.
@@ -89,6 +90,7 @@ impl Connection {
             left_behind: false,
             superseded: false,
             doubted_until: None,
+            heard: now,
             since: now,
             rtt: None,
             observed: None,
@@ -134,8 +136,8 @@ impl Connection {
     }
 
     /// Something was said here: it leads to the peer. True if that is news.
-    pub fn heard(&mut self) -> bool {
-        self.doubted_until = None;
+    pub fn heard(&mut self, now: Duration) -> bool {
+        (self.heard, self.doubted_until) = (now, None);
         std::mem::take(&mut self.superseded)
     }
 
@@ -262,29 +264,30 @@ impl Connections {
         }
     }
 
-    /// A peer dials when it has no connection: those that this end still has lead nowhere, but for those on which it says
-    /// the contrary ([`Connections::compare_on_others`]). One that was perhaps being made meanwhile has time to. Says whether
-    /// there are any that count as past now.
+    /// A peer dials when it has no connection: those that this end still has lead nowhere, but for those on which it has
+    /// said the contrary since, or will ([`Connections::compare_on_others`]). One that was perhaps being made meanwhile has
+    /// time to. Says whether there are any that count as past now.
     pub fn supersede(&mut self, by: ConnId, now: Duration) -> bool {
         let Some((peer, since)) = self.get(by).map(|c| (c.peer, c.since)) else { return false };
+        let may_be_past = |c: &Connection| c.peer == peer && c.since <= since && !(c.since < since && c.heard >= since);
         let mut any = false;
-        for (_, old) in self.all.iter_mut().filter(|(id, c)| **id != by && c.peer == peer && c.since <= since) {
+        for (_, old) in self.all.iter_mut().filter(|(id, c)| **id != by && may_be_past(c)) {
             if old.since + MEANWHILE < since {
-                old.superseded = true;
+                (old.superseded, old.doubted_until) = (true, None);
                 any = true;
-            } else {
+            } else if !old.superseded {
                 old.doubted_until = Some(now + SPEAKS);
             }
         }
         any
     }
 
-    /// Connections on which nothing was heard in time are past now. Returns whose they are.
-    pub fn end_doubts(&mut self, now: Duration) -> Vec<NodeId> {
+    /// Connections on which nothing was heard in time are past now. Returns whose they are, and which were direct.
+    pub fn end_doubts(&mut self, now: Duration) -> Vec<(NodeId, bool)> {
         let over = |c: &&mut Connection| c.doubted_until.is_some_and(|at| at <= now);
         let give_up = |c: &mut Connection| {
             (c.doubted_until, c.superseded) = (None, true);
-            c.peer
+            (c.peer, !c.relayed)
         };
         self.all.values_mut().filter(over).map(give_up).collect()
     }
@@ -327,7 +330,7 @@ impl Connections {
 
     /// Hole punches begin anew on the relayed connections that were dialled from the other end.
     pub fn restart_punches(&mut self, now: Duration, which: impl Fn(&Connection) -> bool) {
-        let ours = |c: &Connection| c.relayed && !c.dialled && !c.joined.is_empty();
+        let ours = |c: &Connection| c.relayed && !c.dialled && !c.joined.is_empty() && !c.is_past();
         self.all.values_mut().filter(|c| ours(c) && which(c)).for_each(|c| c.punches.restart(now));
     }
 

@@ -92,7 +92,7 @@ impl Core {
         let asked = connection.asks.remove(network) == Some(Ask::Running);
         let before = connection.joined.insert(network.clone(), proof);
         let early = connection.take_early(network);
-        self.routes_changed |= connection.heard() | (before != Some(proof));
+        self.routes_changed |= connection.heard(now.mono) | (before != Some(proof));
         if before.is_none() {
             let wait = if asked { OTHER_COMPARES } else { Duration::ZERO };
             connection.compare_at.insert(network.clone(), now.mono + wait);
@@ -142,9 +142,11 @@ impl Core {
 
     /// Gives up paths on which nothing was heard in time since their peer dialled again.
     pub(crate) fn end_doubts(&mut self, now: Now) {
-        for peer in self.connections.end_doubts(now.mono) {
+        for (peer, direct) in self.connections.end_doubts(now.mono) {
             self.routes_changed = true;
-            self.restart_punches(now, |c| c.peer == peer);
+            if direct {
+                self.restart_punches(now, |c| c.peer == peer);
+            }
         }
     }
 

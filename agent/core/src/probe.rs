@@ -233,7 +233,8 @@ impl Core {
         let untested = |address: &Multiaddr| {
             let reached = public_ip(address).is_some_and(|ip| self.reach.is_proven(ip));
             let found = before.remove(address).unwrap_or_else(|| Tested { reached, ..Tested::default() });
-            (address.clone(), Tested { due: now.mono + FIRST, ..found })
+            let failures = found.failures.min(CERTAIN);
+            (address.clone(), Tested { due: now.mono + FIRST, failures, refusals: 0, ..found })
         };
         candidates.map(untested).collect()
     }

@@ -154,7 +154,7 @@ impl Core {
             return;
         }
         let peer = connection.peer;
-        self.routes_changed |= connection.heard();
+        self.routes_changed |= connection.heard(now.mono);
         let is_compare = matches!(message.body, SyncMessage::Compare { .. });
         if is_compare {
             connection.compare_at.remove(&message.network);

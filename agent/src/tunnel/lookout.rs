@@ -34,7 +34,9 @@ const LOOK: Duration = Duration::from_millis(400);
 /// may be slow, and the bulk plane out of reach.
 const MOST_LOOKS: u32 = 75;
 /// Dials in vain, six seconds of them, after which a carrier without a line is left to itself.
-const IN_VAIN: usize = 15;
+const IN_VAIN: u32 = 15;
+/// Carriers that are asked at a time where to dial.
+const MOST_ASKED: usize = 16;
 /// For one attempt at a new connection: enough for a long path, and little enough that few are under way at once.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
@@ -220,9 +222,9 @@ impl Lookout {
         }
     }
 
-    /// Lets go of what is calm; answers one stuck carrier for each peer whose path nobody tries yet. None if nothing owes
-    /// an answer any more.
-    fn look(&self) -> Option<Vec<Arc<Looked>>> {
+    /// Lets go of what is calm; answers the peers to whom something is stuck and whose path nobody tries yet. None if nothing
+    /// owes an answer any more.
+    fn look(&self) -> Option<Vec<NodeId>> {
         let mut inner = self.lock();
         let Inner { owing, trials, looking, .. } = &mut *inner;
         let mut found = Vec::new();
@@ -236,7 +238,7 @@ impl Lookout {
             }
             looked.owes.store(true, Ordering::Release);
             if pulse.is_stuck() && trials.insert(looked.peer) {
-                found.push(looked.clone());
+                found.push(looked.peer);
             }
             true
         });
@@ -248,12 +250,6 @@ impl Lookout {
     fn stuck(&self, peer: &NodeId) -> Vec<Arc<Looked>> {
         let inner = self.lock();
         inner.owing.values().filter(|looked| looked.peer == *peer && looked.pulse().is_stuck()).cloned().collect()
-    }
-
-    /// The one of them whose turn it is at the `nth` try.
-    fn stuck_in_turn(&self, peer: &NodeId, nth: usize) -> Option<Arc<Looked>> {
-        let stuck = self.stuck(peer);
-        stuck.get(nth % stuck.len().max(1)).cloned()
     }
 
     fn tried(&self, peer: &NodeId) {
@@ -270,27 +266,31 @@ async fn look(node: Handle) {
     loop {
         Timer::after(LOOK).await;
         let Some(stuck) = node.lookout.look() else { return };
-        for looked in stuck {
-            exec::spawn(try_path(node.clone(), looked)).detach();
+        for peer in stuck {
+            exec::spawn(try_path(node.clone(), peer)).detach();
         }
     }
 }
 
-/// Tries the path to a peer while anything on it is stuck, and has the streams leave what is once it is found alive. The
-/// carriers take turns to say where to, as they may have come by different addresses.
-async fn try_path(node: Handle, mut last: Arc<Looked>) {
-    let peer = last.peer;
+/// Tries the path to a peer while anything on it is stuck, and has the streams leave what is once it is found alive.
+async fn try_path(node: Handle, peer: NodeId) {
     log::debug!("{peer} answers nothing: trying its path");
     let mut trial = Trial::new(random::bytes());
     let (proof, proven) = channel::bounded(1);
-    let mut tries = 0;
-    while let Some(looked) = node.lookout.stuck_in_turn(&peer, tries) {
-        let pause = trial.tried();
-        tries += 1;
-        if let Some(at) = looked.target(&node).await {
-            exec::spawn(attempt(node.clone(), looked.clone(), at, proof.clone())).detach();
+    // Those without a line for which it was dialled, by number, and how often. Whoever keeps a line keeps its socket open.
+    let mut dialled: BTreeMap<u64, (Arc<Looked>, u32)> = BTreeMap::new();
+    for turn in 0.. {
+        let stuck = node.lookout.stuck(&peer);
+        if stuck.is_empty() {
+            break;
         }
-        last = looked;
+        let pause = trial.tried();
+        if let Some((looked, at)) = next_target(&node, &stuck, turn).await {
+            exec::spawn(attempt(node.clone(), peer, at, looked.beside.clone(), proof.clone())).detach();
+            if looked.line.is_none() {
+                dialled.entry(looked.number).or_insert((looked, 0)).1 += 1;
+            }
+        }
         if let Some(Ok(found)) = within(pause, proven.recv()).await {
             let stuck = node.lookout.stuck(&peer);
             log::debug!("the path to {peer} is back, {} streams go on elsewhere", stuck.len());
@@ -299,23 +299,32 @@ async fn try_path(node: Handle, mut last: Arc<Looked>) {
             return node.lookout.tried(&peer);
         }
     }
-    if tries >= IN_VAIN {
-        last.give_up();
-    }
+    dialled.values().filter(|(_, times)| *times >= IN_VAIN).for_each(|(looked, _)| looked.give_up());
     node.lookout.tried(&peer);
 }
 
-/// A path that was tried for a carrier, and lives.
+/// The carriers take turns to say where to dial, as they may have come by different addresses; some know of none.
+async fn next_target(node: &Handle, stuck: &[Arc<Looked>], turn: usize) -> Option<(Arc<Looked>, SocketAddr)> {
+    let (before, from) = stuck.split_at(turn % stuck.len());
+    for looked in from.iter().chain(before).take(MOST_ASKED) {
+        if let Some(at) = looked.target(node).await {
+            return Some((looked.clone(), at));
+        }
+    }
+    None
+}
+
+/// A path that was tried, and lives.
 struct Found {
-    looked: Arc<Looked>,
     at: SocketAddr,
+    /// What an egress' carrier was dialled beside.
+    beside: Option<Connection>,
     channel: Channel,
 }
 
-async fn attempt(node: Handle, looked: Arc<Looked>, at: SocketAddr, proof: Sender<Found>) {
-    let peer = looked.peer;
+async fn attempt(node: Handle, peer: NodeId, at: SocketAddr, beside: Option<Connection>, proof: Sender<Found>) {
     match within(ATTEMPT, node.pool.try_at(peer, at)).await {
-        Some(Ok(channel)) => drop(proof.try_send(Found { looked, at, channel })),
+        Some(Ok(channel)) => drop(proof.try_send(Found { at, beside, channel })),
         Some(Err(error)) => log::debug!("no channel to {peer} at {at}: {error}"),
         None => {}
     }
@@ -324,7 +333,7 @@ async fn attempt(node: Handle, looked: Arc<Looked>, at: SocketAddr, proof: Sende
 impl Found {
     /// An egress has use for what was tried.
     fn keep(mut self, node: &Handle) {
-        match &self.looked.beside {
+        match &self.beside {
             Some(connection) => node.pool.proven(connection, self.at, self.channel),
             None => self.channel.writer.close(),
         }

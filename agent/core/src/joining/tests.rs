@@ -131,11 +131,11 @@ fn whoever_knows_that_both_joined_compares_tables() {
     assert!(bench.sent().iter().any(|(conn, m)| *conn == asked_here && matches!(m, SyncMessage::Compare { .. })));
 }
 
-/// Two connections that the peer dialled, the second over a relay `apart` after the first; and which is used.
-fn dialled_again(apart: Duration) -> (Bench, [ConnId; 2], impl Fn(&Bench) -> Option<ConnId>) {
+/// Two connections that the peer dialled, the second over a relay two seconds after the first; and which is used.
+fn dialled_again() -> (Bench, [ConnId; 2], impl Fn(&Bench) -> Option<ConnId>) {
     let mut bench = Bench::new();
     let first = bench.member(1);
-    bench.pass(apart);
+    bench.pass(secs(2));
     let second = bench.connect_over(1, false, true);
     bench.tell(Event::Joined { conn: second, network: lab(), secret: secret(1) });
     let used = |bench: &Bench| bench.core.routes().path(&lab(), &id(1), PathRule::Any);
@@ -143,16 +143,8 @@ fn dialled_again(apart: Duration) -> (Bench, [ConnId; 2], impl Fn(&Bench) -> Opt
 }
 
 #[test]
-fn a_peer_that_dials_again_has_lost_what_was_there() {
-    let (mut bench, [first, second], used) = dialled_again(secs(60));
-    assert_eq!(used(&bench), Some(second));
-    bench.hear_of(first, 1, 9);
-    assert_eq!(used(&bench), Some(first), "it speaks");
-}
-
-#[test]
 fn a_path_that_came_up_just_before_has_time_to_speak() {
-    let (mut bench, [first, second], used) = dialled_again(secs(2));
+    let (mut bench, [first, second], used) = dialled_again();
     assert_eq!(used(&bench), Some(first));
     bench.pass(SPEAKS);
     assert_eq!(used(&bench), Some(second), "it was silent");
@@ -162,11 +154,26 @@ fn a_path_that_came_up_just_before_has_time_to_speak() {
     bench.pass(secs(60));
     assert_eq!(used(&bench), Some(first), "it speaks late");
 
-    let (mut bench, [first, _], used) = dialled_again(secs(2));
+    let (mut bench, [first, _], used) = dialled_again();
     bench.pass(millis(700));
     bench.hear_of(first, 1, 9);
     bench.pass(secs(60));
     assert_eq!(used(&bench), Some(first), "it spoke in time");
+}
+
+#[test]
+fn what_was_said_while_the_newer_path_joined_counts() {
+    for age in [secs(2), secs(60)] {
+        let mut bench = Bench::new();
+        let first = bench.member(1);
+        bench.pass(age);
+        let second = bench.connect_over(1, false, true);
+        bench.pass(millis(600));
+        bench.hear_of(first, 1, 9);
+        bench.tell(Event::Joined { conn: second, network: lab(), secret: secret(1) });
+        bench.pass(secs(5));
+        assert_eq!(bench.core.routes().path(&lab(), &id(1), PathRule::Any), Some(first));
+    }
 }
 
 #[test]
