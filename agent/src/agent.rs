@@ -3,6 +3,7 @@
 use std::{
     io::Write,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -50,10 +51,8 @@ pub enum Error {
     /// A password.
     #[error(transparent)]
     Password(#[from] PasswordError),
-    /// The stored identity.
-    #[error(
-        "the stored identity is damaged: restore the state folder from a backup, or move it away to begin as a new node"
-    )]
+    /// A key that was just made is none; never happens.
+    #[error("no identity could be made")]
     Identity,
     /// What was set up could not be stored.
     #[error("the state cannot be written: {}", .0.0)]
@@ -121,7 +120,10 @@ pub fn run(options: &Options) -> Result<(), Error> {
 async fn serve(settings: Settings, store: Arc<Store>, place: Option<Place>) -> Result<Why, Error> {
     // Before anything is announced, so that a signal at any time is a clean stop.
     let signals = Signals::new([Signal::Term, Signal::Int])?;
-    let key = identity(&store)?;
+    let key = match identity(&settings.state, &store)? {
+        Some(key) => key,
+        None => new_identity(&store)?,
+    };
     let mut core = core(&settings, &store, &key)?;
     let made = setup::apply(&mut core, &settings)?;
     let Net { swarm, handles, incoming, acceptor } = Net::new(&key, BUILD.version)?;
@@ -207,12 +209,26 @@ async fn shut_down(handle: &Handle, tasks: [smol::Task<()>; 7], drain: Duration)
     node.await;
 }
 
-/// The node's key: made at first start, stored before it is used.
-fn identity(store: &Store) -> Result<Keypair, Error> {
+/// The node's key, unless this state is new.
+///
+/// # Errors
+/// If it is damaged, or missing beside anything else: another key would make another node of this one.
+pub(crate) fn identity(folder: &Path, store: &Store) -> Result<Option<Keypair>, Error> {
     let stored: Option<minicbor::bytes::ByteVec> = store.get(STORED_IDENTITY)?;
-    if let Some(bytes) = stored {
-        return Keypair::from_protobuf_encoding(&bytes).map_err(|_| Error::Identity);
+    match stored.map(|bytes| Keypair::from_protobuf_encoding(&bytes)) {
+        Some(Ok(key)) => Ok(Some(key)),
+        Some(Err(_)) => Err(incomplete(folder, "its identity cannot be read")),
+        None if store.is_new()? => Ok(None),
+        None => Err(incomplete(folder, "its identity is missing")),
     }
+}
+
+fn incomplete(folder: &Path, why: &'static str) -> Error {
+    StoreError::Incomplete { folder: folder.to_owned(), why }.into()
+}
+
+/// Makes the node's key at its first start, and stores it before it is used.
+fn new_identity(store: &Store) -> Result<Keypair, Error> {
     let key = Keypair::generate_ed25519();
     let bytes = key.to_protobuf_encoding().map_err(|_| Error::Identity)?;
     store.put(STORED_IDENTITY, &minicbor::bytes::ByteVec::from(bytes))?;

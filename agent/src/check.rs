@@ -5,7 +5,7 @@ use std::fmt::Write;
 use hive_protocol::NodeName;
 
 use crate::{
-    agent::Error,
+    agent::{self, Error},
     options::{Options, host_name},
     store::Store,
 };
@@ -14,6 +14,7 @@ use crate::{
 pub fn run(options: &Options) -> Result<String, Error> {
     let folder = options.state_folder();
     let store = Store::open_existing(&folder)?;
+    agent::identity(&folder, &store)?;
     let (stored, skipped) = store.load(host_name())?;
     let (keys, damaged_keys) = store.load_keys()?;
     let name: &NodeName = &stored.name;

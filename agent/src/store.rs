@@ -9,6 +9,7 @@ mod env;
 mod folder;
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -60,6 +61,14 @@ pub enum StoreError {
         #[source]
         source: heed::Error,
     },
+    /// What is there cannot be all that was.
+    #[error("{}", damage::describe(.folder, .why))]
+    Incomplete {
+        /// The state folder.
+        folder: PathBuf,
+        /// What is missing.
+        why: &'static str,
+    },
     /// There is none.
     #[error("there is no state in {}: give the folder of an agent by --state", .folder.display())]
     Missing {
@@ -69,6 +78,11 @@ pub enum StoreError {
     /// The disk is full.
     #[error("no space left for the state: free some space on its disk")]
     Full,
+    /// LMDB says the same of a disk that is full in the middle of a write and of one that fails.
+    #[error(
+        "the state cannot be read or written ({0}): free some space on its disk, or look in the kernel's log for its faults"
+    )]
+    Disk(#[source] std::io::Error),
     /// Anything else that LMDB reports.
     #[error("state database: {0}")]
     Database(#[source] heed::Error),
@@ -76,12 +90,21 @@ pub enum StoreError {
 
 impl From<heed::Error> for StoreError {
     fn from(error: heed::Error) -> Self {
-        const ENOSPC: i32 = 28;
         match error {
-            heed::Error::Io(e) if e.raw_os_error() == Some(ENOSPC) => Self::Full,
+            heed::Error::Io(e) if e.raw_os_error() == Some(libc::ENOSPC) => Self::Full,
+            heed::Error::Io(e) if e.raw_os_error() == Some(libc::EIO) => Self::Disk(e),
             heed::Error::Mdb(heed::MdbError::MapFull) => Self::Full,
             other => Self::Database(other),
         }
+    }
+}
+
+/// What LMDB, or the kernel on its behalf, says of numbers in its file that can never have been right.
+fn is_damage(error: &heed::Error) -> bool {
+    match error {
+        heed::Error::Mdb(_) => true,
+        heed::Error::Io(error) => matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EFBIG)),
+        _ => false,
     }
 }
 
@@ -124,17 +147,29 @@ impl Store {
     /// that damage shows here and not in the middle of something.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
         let lock = folder::prepare(folder)?;
+        if fs::metadata(folder.join(DATA_FILE)).is_ok_and(|file| file.len() == 0) {
+            return Err(StoreError::Incomplete { folder: folder.to_owned(), why: "its file is empty" });
+        }
         let opened = damage::survived(folder, || {
             let store = Self::open_locked(folder, lock)?;
             store.read_through()?;
             Ok(store)
         });
         opened.map_err(|error| match error {
-            StoreError::Database(source @ heed::Error::Mdb(_)) => {
+            StoreError::Database(source) if is_damage(&source) => {
                 StoreError::Corrupt { folder: folder.to_owned(), source }
             }
             other => other,
         })
+    }
+
+    /// Whether nothing was ever stored.
+    pub fn is_new(&self) -> Result<bool, StoreError> {
+        let txn = self.env.read_txn()?;
+        let tables = [self.networks, self.records, self.proxies, self.sessions, self.keys, self.acme];
+        let empty = tables.iter().map(|table| table.is_empty(&txn)).collect::<Result<Vec<_>, _>>()?;
+        // The schema is there from the beginning.
+        Ok(empty.iter().all(|empty| *empty) && self.meta.len(&txn)? <= 1)
     }
 
     /// Opens state that is there, and makes none.

@@ -144,6 +144,26 @@ fn one_damaged_entry_is_named_and_passed_over() {
 }
 
 #[test]
+fn an_emptied_file_is_no_new_state() {
+    let scratch = Scratch::new("emptied");
+    drop(Store::open(scratch.path()).unwrap());
+    assert!(Store::open(scratch.path()).unwrap().is_new().unwrap());
+    fs::write(scratch.path().join(DATA_FILE), b"").unwrap();
+    assert!(matches!(Store::open(scratch.path()), Err(StoreError::Incomplete { .. })));
+}
+
+#[test]
+fn state_without_its_identity_is_not_new() {
+    for change in [Change::Network(network("lab")), Change::Name(name()), Change::Proxy(proxy())] {
+        let scratch = Scratch::new("without");
+        let store = Store::open(scratch.path()).unwrap();
+        store.commit(&[change]).unwrap();
+        let identity = crate::agent::identity(scratch.path(), &store);
+        assert!(matches!(identity, Err(crate::agent::Error::Store(StoreError::Incomplete { .. }))));
+    }
+}
+
+#[test]
 fn a_second_agent_is_kept_out() {
     let scratch = Scratch::new("second");
     let _first = Store::open(scratch.path()).unwrap();

@@ -277,7 +277,7 @@ impl<'a> Egress<'a> {
                 self.node.pool.clear(&self.remote.node);
             }
             let broken = Broken::Carrier(error);
-            *carrier = within(session.grace(), self.resume(session, entry)).await.unwrap_or(Err(broken))?;
+            *carrier = within(patience(session), self.resume(session, entry)).await.unwrap_or(Err(broken))?;
         }
     }
 
@@ -353,6 +353,11 @@ impl<'a> Egress<'a> {
             self.node.pool.give(&self.beside, channel);
         }
     }
+}
+
+/// How long a stream is without a carrier. One that the ingress has not let in may be one that it never will.
+fn patience(session: &Session) -> Duration {
+    if session.is_answered() { session.grace() } else { session.grace().min(PATIENCE) }
 }
 
 /// The best path to the peer that the proxy may take, and a carrier on it. A connection that dies meanwhile is replaced
