@@ -5,6 +5,7 @@
 //! never passed on.
 
 mod connect;
+mod conversations;
 mod files;
 mod forward;
 mod handler;
@@ -25,6 +26,7 @@ use std::{
 use hive_core::ConnId;
 use smol::channel::{self, Receiver, Sender};
 
+pub use conversations::Conversations;
 pub use server::remote;
 pub use socket::{SocketError, listen};
 

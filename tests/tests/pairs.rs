@@ -5,10 +5,12 @@
 
 use hive_tests::{
     lab::{Lab, Link, Nat, Router},
-    node::Node,
+    node::{Node, Options},
     notice,
-    pair::{self, NETWORK, Pair},
-    payload, tcp,
+    pair::{self, ADMIN, NETWORK, Pair},
+    payload,
+    process::Process,
+    tcp,
     wait::wait_until,
 };
 use std::{
@@ -208,13 +210,17 @@ struct Kept {
 
 impl Kept {
     fn start(test: &str, relays: usize) -> Option<Kept> {
+        Self::start_with(test, relays, pair::options)
+    }
+
+    fn start_with(test: &str, relays: usize, options: impl Fn() -> Options) -> Option<Kept> {
         let lab = Lab::namespaces(test)?;
         let public: Vec<_> =
             (0..relays).map(|n| Node::start(&lab.host(&format!("public{n}")), pair::options())).collect();
         let [(near, near_router), (far, far_router)] =
             ["near", "far"].map(|name| lab.host_behind(Nat::PortRestricted, name));
         near_router.outside().cut_from(far_router.outside());
-        let pair = Pair { near: Node::start(&near, pair::options()), far: Node::start(&far, pair::options()) };
+        let pair = Pair { near: Node::start(&near, options()), far: Node::start(&far, options()) };
         for relay in &public {
             pair.near.register(relay, NETWORK);
             pair.far.register(relay, NETWORK);
@@ -224,6 +230,28 @@ impl Kept {
         wait_until("the pair is relayed", PATIENCE, || path(&pair.near, &far_id).0 == "relayed");
         Some(Kept { lab, public, pair, routers: [near_router, far_router] })
     }
+}
+
+#[test]
+fn a_program_lives_on_over_the_relay_after_an_upgrade() {
+    let options = || pair::options().environment("RUST_LOG", "hive_agent=debug");
+    let Some(kept) = Kept::start_with("a_program_lives_on_over_the_relay_after_an_upgrade", 1, options) else { return };
+    let Kept { pair, routers: [near_router, far_router], .. } = &kept;
+    let command = pair.near.ctl_command(ADMIN, &["exec", "--node", "far", "--", "cat"]);
+    let mut program = Process::start_with_stdin(pair.near.host(), "program", command);
+    let mut stdin = program.stdin();
+    stdin.write_all(b"before\n").unwrap();
+    program.wait_for_line("before");
+    near_router.outside().mend_to(far_router.outside());
+    let far_id = pair.far.peer_id();
+    wait_until("the pair is direct", Duration::from_secs(120), || path(&pair.near, &far_id).0 == "direct");
+    // Half a minute later one of the two asks whether the relayed connection may go.
+    let asks = |node: &Node| node.process().printed().contains("is spare, but in use");
+    wait_until("the relayed connection is spare", PATIENCE, || asks(&pair.near) || asks(&pair.far));
+    stdin.write_all(b"after\n").unwrap();
+    program.wait_for_line("after");
+    drop(stdin);
+    assert!(program.wait().success());
 }
 
 #[test]

@@ -13,6 +13,7 @@ use hive_protocol::{
     frame::{self, CONTROL_MAX},
     message::{ClientMessage, Failure, FailureCode, ServerMessage},
 };
+use hive_transport::streams::Stream;
 use libp2p::StreamProtocol;
 use smol::future::or;
 
@@ -41,10 +42,12 @@ pub(super) async fn run<S: Bytes>(
     (min, max): (u16, u16),
 ) -> Result<(), End> {
     let who = called(&control.node, target).await;
-    let mut remote = match open(control.node.clone(), target, network, &who).await {
-        Ok(stream) => stream,
+    let node = control.node.clone();
+    let (connection, mut remote) = match open(node.clone(), target, network, &who).await {
+        Ok(opened) => opened,
         Err(failure) => return control.refuse(failure).await,
     };
+    let _conversation = node.conversations.begin(connection.conn);
     let hello = ClientMessage::Hello { min, max, node: None, network: None };
     frames::write(&mut remote, &hello, CONTROL_MAX).await?;
     match within(PATIENCE, greeting(&mut remote, target, &who)).await.unwrap_or_else(|| Err(unreachable(&who))) {
@@ -75,9 +78,10 @@ async fn open(
     target: NodeId,
     network: Option<NetworkName>,
     who: &str,
-) -> Result<hive_transport::streams::Stream, Failure> {
+) -> Result<(Connection, Stream), Failure> {
     let connection = connection(node.clone(), target, network).await.ok_or_else(|| unreachable(who))?;
     let opened = node.streams.open_on(connection.id, StreamProtocol::new(CONTROL_PROTOCOL)).await;
+    let opened = opened.map(|stream| (connection, stream));
     opened.map_err(|e| Failure::new(FailureCode::Unreachable, format!("node {who} cannot be reached: {e}")))
 }
 

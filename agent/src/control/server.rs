@@ -64,7 +64,8 @@ pub(super) async fn local(node: Handle, stream: Async<UnixStream>, trusted: bool
 
 /// Serves a stream that a peer opened.
 pub async fn remote(node: Handle, connection: Connection, stream: Stream) {
-    serve(node, stream, Caller::Remote { conn: connection.conn, source: connection.source() }).await;
+    let _conversation = node.conversations.begin(connection.conn);
+    serve(node.clone(), stream, Caller::Remote { conn: connection.conn, source: connection.source() }).await;
 }
 
 async fn serve(node: Handle, stream: impl Bytes, caller: Caller) {

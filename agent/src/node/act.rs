@@ -169,9 +169,10 @@ impl Node {
     }
 
     fn close_if_idle(&mut self, conn: ConnId) {
-        if self.handle.tunnels.streams_on(conn) == 0 {
-            self.close(conn, "another connection serves as well");
+        if self.handle.tunnels.streams_on(conn) == 0 && !self.handle.conversations.are_on(conn) {
+            return self.close(conn, "another connection serves as well");
         }
+        log::debug!("connection {} is spare, but in use", conn.0);
     }
 
     /// Lets everybody see the new routes, and ends what they no longer allow.

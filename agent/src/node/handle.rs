@@ -18,7 +18,7 @@ use smol::channel::{self, Sender};
 
 use crate::{
     acme::{Acme, answers::Answers},
-    control::Sessions,
+    control::{Conversations, Sessions},
     keys::Keys,
     net::{
         Handles, Part,
@@ -158,6 +158,8 @@ pub struct Shared {
     pub prepared: Prepared,
     /// Control streams of logged-in sessions.
     pub sessions: Arc<Sessions>,
+    /// Conversations of programs with this node, and with others through it.
+    pub conversations: Conversations,
     /// Numbers of the probes under way.
     pub nonces: Nonces,
     /// Addresses this node listens on.
@@ -206,6 +208,7 @@ impl Handle {
             tunnels: Arc::default(),
             pool: Pool::new(tls),
             lookout: Lookout::default(),
+            conversations: Conversations::default(),
             waiting: Arc::default(),
             prepared: Prepared::default(),
             sessions: Arc::default(),
